@@ -1,0 +1,362 @@
+//! Credentials: where they come from, how long they are kept, when they are renewed.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::meta::credentials::CredentialsProviderChain;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::Credentials as Keys;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_sdk_sts::types::Credentials as StsKeys;
+use aws_types::request_id::RequestId;
+
+use super::{Aws, AwsError, Class, UserAgent};
+
+/// Session names in STS have 2 to 64 characters of `[\w+=,.@-]`
+/// (STS API reference, AssumeRole, `RoleSessionName`).
+const SESSION_NAME_MAX: usize = 64;
+/// Credentials are renewed when this part of their life is over, give or take [`RENEWAL_JITTER`]:
+/// early enough to outlive a long outage of STS, late enough not to double the calls.
+const RENEWAL_POINT: f64 = 0.80;
+/// Keeps the processes of a node from renewing in step.
+const RENEWAL_JITTER: f64 = 0.05;
+/// After a failed renewal the old credentials serve on, and the next try waits this long.
+const RENEWAL_RETRY: Duration = Duration::from_secs(15);
+/// Credentials that end sooner than this are not handed out: a call must have time to arrive.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
+
+/// A role to assume with the credentials of the step before.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoleStep {
+    /// ARN of the role.
+    pub role_arn: String,
+    /// What the role's trust policy asks for in `sts:ExternalId`.
+    pub external_id: Option<String>,
+}
+
+/// Told of every call to AWS, for metrics.
+pub trait CallObserver: Send + Sync {
+    /// A call ended; `action` is its IAM action, or `credentials` for the endpoints of the node.
+    /// `outcome` is the request id, where there is one, or the error.
+    fn called(&self, action: &'static str, outcome: Result<Option<&str>, &AwsError>, took: Duration);
+}
+
+/// Credentials of one identity: fetched when first needed, shared by every client of that identity,
+/// renewed ahead of their end, dropped when AWS rejects them.
+#[derive(Clone)]
+pub struct Credentials(Arc<Inner>);
+
+struct Inner {
+    label: String,
+    source: Source,
+    events: Arc<dyn CallObserver>,
+    held: Mutex<Option<Held>>,
+    /// Held while fetching: one fetch at a time, and the others take what it brought.
+    turn: tokio::sync::Mutex<()>,
+}
+
+struct Held {
+    keys: Keys,
+    renew_at: Option<SystemTime>,
+}
+
+enum Source {
+    Ambient { aws: Aws, region: String },
+    Role { sts: aws_sdk_sts::Client, base: Credentials, step: RoleStep, session_name: String },
+}
+
+impl Credentials {
+    /// The credentials that this process finds in its environment, in AWS's own order: environment
+    /// variables, the shared profile, a web-identity token (IRSA), the container endpoint (ECS, EKS
+    /// Pod Identity), the instance metadata.
+    #[must_use]
+    pub fn ambient(aws: &Aws, region: &str, events: Arc<dyn CallObserver>) -> Self {
+        Self::new("process", Source::Ambient { aws: aws.clone(), region: region.to_owned() }, events)
+    }
+
+    /// The role of `step`, assumed with these credentials.
+    #[must_use]
+    pub fn assume(&self, aws: &Aws, region: &str, step: RoleStep, session_name: &str) -> Self {
+        let sts = sts_client(&aws.in_region(region), Some(self.clone()));
+        let label = step.role_arn.clone();
+        let source = Source::Role { sts, base: self.clone(), step, session_name: session_name.to_owned() };
+        Self::new(&label, source, Arc::clone(&self.0.events))
+    }
+
+    fn new(label: &str, source: Source, events: Arc<dyn CallObserver>) -> Self {
+        Self(Arc::new(Inner {
+            label: label.to_owned(),
+            source,
+            events,
+            held: Mutex::new(None),
+            turn: tokio::sync::Mutex::new(()),
+        }))
+    }
+
+    /// The role's ARN, or `process` for what the environment gives.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.0.label
+    }
+
+    /// When the credentials now held end; `None` when none are held or they do not end.
+    #[must_use]
+    pub fn expiry(&self) -> Option<SystemTime> {
+        self.held().as_ref().and_then(|held| held.keys.expiry())
+    }
+
+    /// Credentials that AWS should accept: those held, or new ones when they near their end.
+    ///
+    /// Fails only when there are none to hand out; a renewal that fails while the old ones still
+    /// live is logged and tried again later.
+    pub async fn get(&self) -> Result<Keys, AwsError> {
+        let now = SystemTime::now();
+        let held = self.held().as_ref().map(|held| (held.keys.clone(), held.renew_at));
+        match held {
+            Some((keys, renew_at)) if renew_at.is_none_or(|at| now < at) => Ok(keys),
+            Some((keys, _)) if lives(&keys, now) => {
+                // Still good: whoever gets the turn renews, the others go on with what there is.
+                let Ok(_turn) = self.0.turn.try_lock() else { return Ok(keys) };
+                self.renew(keys).await
+            }
+            _ => {
+                let _turn = self.0.turn.lock().await;
+                let fetched_meanwhile =
+                    self.held().as_ref().map(|held| held.keys.clone()).filter(|keys| lives(keys, SystemTime::now()));
+                match fetched_meanwhile {
+                    Some(keys) => Ok(keys),
+                    None => self.fetch().await,
+                }
+            }
+        }
+    }
+
+    /// Drops the credentials with that key id, because AWS did not accept them. Newer ones, which
+    /// another caller may have fetched meanwhile, stay.
+    pub fn reject(&self, access_key_id: &str) {
+        let mut held = self.held();
+        if held.as_ref().is_some_and(|held| held.keys.access_key_id() == access_key_id) {
+            *held = None;
+        }
+    }
+
+    async fn renew(&self, old: Keys) -> Result<Keys, AwsError> {
+        match self.fetch().await {
+            Ok(keys) => Ok(keys),
+            Err(error) => {
+                tracing::warn!(identity = self.label(), %error, "credentials not renewed; the old ones serve on");
+                if let Some(held) = self.held().as_mut() {
+                    held.renew_at = Some(SystemTime::now() + RENEWAL_RETRY);
+                }
+                Ok(old)
+            }
+        }
+    }
+
+    async fn fetch(&self) -> Result<Keys, AwsError> {
+        let keys = self.0.source.fetch(&*self.0.events).await?;
+        let now = SystemTime::now();
+        let renew_at = keys.expiry().map(|end| {
+            let life = end.duration_since(now).unwrap_or_default();
+            let part = RENEWAL_POINT + RENEWAL_JITTER * (2.0 * fastrand::f64() - 1.0);
+            now + life.mul_f64(part)
+        });
+        *self.held() = Some(Held { keys: keys.clone(), renew_at });
+        Ok(keys)
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Option<Held>> {
+        // Nothing panics while the lock is held; a poisoned one would hold a whole value still.
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Credentials").field(&self.0.label).finish()
+    }
+}
+
+impl ProvideCredentials for Credentials {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async { self.get().await.map_err(CredentialsError::provider_error) })
+    }
+}
+
+impl Source {
+    async fn fetch(&self, events: &dyn CallObserver) -> Result<Keys, AwsError> {
+        match self {
+            Self::Ambient { aws, region } => from_environment(aws, region, events).await,
+            Self::Role { sts, base, step, session_name } => {
+                let assumed = assume_role(sts, base, step, session_name, events).await;
+                match assumed {
+                    Err(error) if error.class == Class::CredentialsRejected => {
+                        assume_role(sts, base, step, session_name, events).await
+                    }
+                    other => other,
+                }
+            }
+        }
+    }
+}
+
+async fn from_environment(aws: &Aws, region: &str, events: &dyn CallObserver) -> Result<Keys, AwsError> {
+    const ACTION: &str = "credentials";
+    let found = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let config = ProviderConfig::without_region()
+        .with_region(Some(aws_config::Region::new(region.to_owned())))
+        .with_http_client(aws.node_local.clone());
+    let profile = ProviderConfig::without_region()
+        .with_region(Some(aws_config::Region::new(region.to_owned())))
+        .with_http_client(aws.sdk.http_client().unwrap_or_else(|| aws.node_local.clone()));
+    let chain = CredentialsProviderChain::first_try("environment", EnvironmentVariableCredentialsProvider::new())
+        .or_else("profile", ProfileFileCredentialsProvider::builder().configure(&profile).build());
+    match chain.provide_credentials().await {
+        Ok(keys) => return Ok(keys),
+        Err(CredentialsError::CredentialsNotLoaded(_)) => {}
+        Err(error) => return Err(AwsError::new(ACTION, Class::NoCredentials, "ProfileUnusable", &describe(&error))),
+    }
+    if let (Some(path), Some(role_arn)) = (found("AWS_WEB_IDENTITY_TOKEN_FILE"), found("AWS_ROLE_ARN")) {
+        let sts = sts_client(&aws.in_region(region), None);
+        return from_token(&sts, Path::new(&path), &role_arn, &session_name(&found), events).await;
+    }
+    let node =
+        CredentialsProviderChain::first_try("container", EcsCredentialsProvider::builder().configure(&config).build())
+            .or_else("instance", ImdsCredentialsProvider::builder().configure(&config).build());
+    let started = Instant::now();
+    let result = node.provide_credentials().await.map_err(|error| match &error {
+        CredentialsError::CredentialsNotLoaded(_) => AwsError::new(
+            ACTION,
+            Class::NoCredentials,
+            "NoCredentials",
+            "none found in the environment, a profile, a web-identity token, a container endpoint or the instance metadata",
+        ),
+        other => AwsError::new(ACTION, Class::Transient, "CredentialsEndpoint", &describe(other)),
+    });
+    events.called(ACTION, result.as_ref().map(|_| None), started.elapsed());
+    result
+}
+
+/// Reads the token file anew at each use: the kubelet replaces it long before the token ends.
+async fn from_token(
+    sts: &aws_sdk_sts::Client,
+    path: &Path,
+    role_arn: &str,
+    session_name: &str,
+    events: &dyn CallObserver,
+) -> Result<Keys, AwsError> {
+    const ACTION: &str = "sts:AssumeRoleWithWebIdentity";
+    let token = tokio::fs::read_to_string(path).await.map_err(|error| {
+        let text = format!("cannot read the web-identity token {}: {error}", path.display());
+        AwsError::new(ACTION, Class::NoCredentials, "TokenUnreadable", &text)
+    })?;
+    let started = Instant::now();
+    let answer = sts
+        .assume_role_with_web_identity()
+        .role_arn(role_arn)
+        .role_session_name(session_name)
+        .web_identity_token(token.trim())
+        .send()
+        .await
+        .map_err(|error| AwsError::from_sdk(ACTION, &error));
+    events.called(ACTION, answer.as_ref().map(|answer| answer.request_id()), started.elapsed());
+    keys(ACTION, answer?.credentials)
+}
+
+async fn assume_role(
+    sts: &aws_sdk_sts::Client,
+    base: &Credentials,
+    step: &RoleStep,
+    session_name: &str,
+    events: &dyn CallObserver,
+) -> Result<Keys, AwsError> {
+    const ACTION: &str = "sts:AssumeRole";
+    let signing = base.get_boxed().await?;
+    let started = Instant::now();
+    let answer = sts
+        .assume_role()
+        .role_arn(&step.role_arn)
+        .role_session_name(session_name)
+        .set_external_id(step.external_id.clone())
+        .send()
+        .await
+        .map_err(|error| AwsError::from_sdk(ACTION, &error));
+    events.called(ACTION, answer.as_ref().map(|answer| answer.request_id()), started.elapsed());
+    if answer.as_ref().is_err_and(|error| error.class == Class::CredentialsRejected) {
+        base.reject(signing.access_key_id());
+    }
+    keys(ACTION, answer?.credentials)
+}
+
+impl Credentials {
+    /// [`Credentials::get`] for the step below in a role chain; boxed, since the chain has no fixed
+    /// depth.
+    fn get_boxed(&self) -> std::pin::Pin<Box<dyn Future<Output = Result<Keys, AwsError>> + Send + '_>> {
+        Box::pin(self.get())
+    }
+}
+
+fn keys(action: &'static str, answer: Option<StsKeys>) -> Result<Keys, AwsError> {
+    let answer = answer.ok_or_else(|| {
+        AwsError::new(action, Class::Transient, "UnreadableAnswer", "the answer holds no credentials")
+    })?;
+    Ok(Keys::new(
+        answer.access_key_id,
+        answer.secret_access_key,
+        Some(answer.session_token),
+        SystemTime::try_from(answer.expiration).ok(),
+        "coffer",
+    ))
+}
+
+fn sts_client(config: &aws_types::SdkConfig, signer: Option<Credentials>) -> aws_sdk_sts::Client {
+    let mut builder = aws_sdk_sts::config::Builder::from(config)
+        .identity_cache(aws_sdk_sts::config::IdentityCache::no_cache())
+        .interceptor(UserAgent);
+    if let Some(signer) = signer {
+        builder = builder.credentials_provider(SharedCredentialsProvider::new(signer));
+    }
+    aws_sdk_sts::Client::from_conf(builder.build())
+}
+
+fn lives(keys: &Keys, now: SystemTime) -> bool {
+    keys.expiry().is_none_or(|end| now + LAST_MOMENT < end)
+}
+
+fn describe(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", describe(cause)),
+        None => error.to_string(),
+    }
+}
+
+/// The name under which CloudTrail lists what a role's session did: `AWS_ROLE_SESSION_NAME`, else
+/// `POD_NAMESPACE.POD_NAME`, else the host's name; cut and cleaned to what STS takes. `env` looks a
+/// variable up.
+#[must_use]
+pub fn session_name(env: &dyn Fn(&str) -> Option<String>) -> String {
+    let name = env("AWS_ROLE_SESSION_NAME")
+        .or_else(|| Some(format!("{}.{}", env("POD_NAMESPACE")?, env("POD_NAME")?)))
+        .or_else(|| env("POD_NAME"))
+        .or_else(|| env("HOSTNAME"))
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    let mut clean: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "_+=,.@-".contains(c) { c } else { '-' })
+        .take(SESSION_NAME_MAX)
+        .collect();
+    if clean.len() < 2 {
+        clean.push_str("coffer");
+    }
+    clean
+}

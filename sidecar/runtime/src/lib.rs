@@ -1,0 +1,12 @@
+//! What every Coffer process shares, and nothing else: AWS clients and credentials, secret
+//! memory, telemetry, and process life.
+
+pub mod aws;
+pub mod process;
+mod secret;
+pub mod telemetry;
+
+pub use secret::Secret;
+
+/// The version in the user agent, `--version` and the build metric.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

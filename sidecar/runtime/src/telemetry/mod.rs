@@ -1,0 +1,8 @@
+//! What a Coffer process tells the outside: logs on standard error; health, readiness and metrics
+//! over HTTP.
+
+mod logs;
+mod ops;
+
+pub use logs::{LogFormat, LogLevel, init_logs};
+pub use ops::{Readiness, ops_router, serve};

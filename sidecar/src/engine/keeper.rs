@@ -1,0 +1,556 @@
+//! Keeps one volume fresh: look, render, publish, remember.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use coffer_runtime::aws::Class;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::recipe::{MakeError, carried, make, version_in_place};
+use super::{Shared, StartError};
+use crate::digest::{Digest, Key};
+use crate::journal::{Cause, Event, PublishedFile};
+use crate::render::{RenderedSet, Value};
+use crate::schedule::Schedule;
+use crate::source::{Answer, FetchError, Fetched, Found, Question};
+use crate::spec::{Access, Reference, VolumeSpec, Wanted};
+use crate::status::{ReferenceStatus, State, VolumeStatus};
+use crate::volume::{Options, Outcome, Volume, VolumeError};
+
+/// Answers this much older than the moment of asking are taken from another volume's look.
+const SHARED_WITHIN: Duration = Duration::from_secs(1);
+
+/// One volume and what is known of it.
+pub(super) struct Keeper {
+    spec: VolumeSpec,
+    volume: Volume,
+    schedule: Schedule,
+    shared: Shared,
+    key: Key,
+    entries: BTreeMap<Wanted, Entry>,
+    /// Whether the set in place is a full one of this specification.
+    complete: bool,
+    publishes: u64,
+    publish_error: Option<String>,
+}
+
+/// A reference of the volume.
+struct Entry {
+    /// The volume's files that are made from it.
+    files: Vec<usize>,
+    /// What the set in place was made from, as far as this process made it.
+    seen: Option<Seen>,
+    state: State,
+    /// Optional, and AWS said that it is not there.
+    absent: bool,
+    last_success: Option<SystemTime>,
+    failures: u32,
+    due: SystemTime,
+}
+
+/// What a look saw.
+#[derive(Clone)]
+struct Seen {
+    version: String,
+    digest: Digest,
+}
+
+/// What became of a look.
+#[derive(Default)]
+struct Round {
+    /// The new values.
+    answers: BTreeMap<Wanted, Arc<Answer>>,
+    seen: BTreeMap<Wanted, Seen>,
+    /// When AWS will rotate, where that is known.
+    rotations: BTreeMap<Wanted, SystemTime>,
+    unchanged: Vec<Wanted>,
+    failed: BTreeMap<Wanted, Failure>,
+}
+
+/// What became of a round's values.
+#[derive(Default)]
+struct Settled {
+    /// Whether the set that was made of them is in place.
+    published: bool,
+    /// What was fetched and could not be made into files.
+    unmade: BTreeMap<Wanted, MakeError>,
+}
+
+/// Why a reference gave nothing.
+#[derive(Clone)]
+struct Failure {
+    class: Class,
+    text: String,
+}
+
+impl Keeper {
+    pub(super) fn open(spec: VolumeSpec, allow_disk: bool, shared: Shared) -> Result<Self, VolumeError> {
+        let options = Options { path: spec.path.clone(), owner: spec.owner, allow_disk };
+        let volume = Volume::open(options, std::time::Instant::now())?;
+        let key = Key::random().map_err(|errno| VolumeError::Io {
+            action: "draw a random key for",
+            path: spec.path.clone(),
+            source: errno.into(),
+        })?;
+        let mut entries: BTreeMap<Wanted, Entry> = BTreeMap::new();
+        for (at, file) in spec.files.iter().enumerate() {
+            entries.entry(file.wanted.clone()).or_insert_with(Entry::new).files.push(at);
+        }
+        let schedule = Schedule::new(spec.refresh, shared.seed);
+        let mut keeper =
+            Self { spec, volume, schedule, shared, key, entries, complete: false, publishes: 0, publish_error: None };
+        keeper.adopt();
+        keeper.tell();
+        Ok(keeper)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.spec.path
+    }
+
+    pub(super) fn close(self) {
+        self.volume.close();
+    }
+
+    /// Publishes the first set; see [`super::Engine::start`].
+    pub(super) async fn start(&mut self, deadline: Instant, limit: Duration, afresh: bool) -> Result<(), StartError> {
+        let mut held = Round::default();
+        let mut failures = 0;
+        let mut since = Instant::now();
+        let mut cause = Cause::Start;
+        loop {
+            // What has come already is held until the set is whole, not fetched again.
+            let open = self.entries.keys().filter(|wanted| !held.answers.contains_key(wanted)).cloned().collect();
+            match timeout_at(deadline, self.look(open, false, since, cause)).await {
+                Ok(round) => held.absorb(round),
+                Err(_) => held.failed.extend(self.unanswered(&held)),
+            }
+            let settled = self.settle(&held, cause);
+            self.remember(&held, &settled, true);
+            self.tell();
+            let Some(obstacle) = self.obstacle(&held, &settled, afresh) else { return Ok(()) };
+            if obstacle.class == Class::Invalid {
+                return self.give_up(obstacle.text, None, afresh);
+            }
+            failures += 1;
+            let wait = Schedule::wait_at_start(failures, obstacle.class, fastrand::f64());
+            if Instant::now() + wait >= deadline {
+                sleep_until(deadline).await;
+                return self.give_up(obstacle.text, Some(limit), afresh);
+            }
+            tracing::warn!(volume = %self.spec.path.display(), "{}; trying again", obstacle.text);
+            held.failed.clear();
+            sleep(wait).await;
+            since = Instant::now();
+            cause = Cause::Retry;
+        }
+    }
+
+    /// Keeps the volume fresh until told to end.
+    pub(super) async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        loop {
+            let swept = self.volume.sweep(std::time::Instant::now());
+            let step = async {
+                match swept.map(Instant::from_std) {
+                    Some(sweep) if sweep < self.next_look() => sleep_until(sweep).await,
+                    _ => {
+                        sleep_until(self.next_look()).await;
+                        self.refresh().await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = step => {}
+                // A sender that is gone means the same: nobody is left to keep going for.
+                _ = shutdown.wait_for(|end| *end) => break,
+            }
+        }
+        self.close();
+    }
+
+    /// Looks at what is due, and publishes what changed.
+    async fn refresh(&mut self) {
+        let now = SystemTime::now() + self.schedule.slack();
+        let due: Vec<Wanted> = self.due_by(now);
+        let damaged = !self.volume.intact();
+        let retrying = due.iter().any(|wanted| self.entries[wanted].failures > 0);
+        let cause = match (damaged, retrying) {
+            (true, _) => Cause::Repair,
+            (_, true) => Cause::Retry,
+            _ => Cause::Schedule,
+        };
+        let since = if retrying { Instant::now() } else { Instant::now() - SHARED_WITHIN };
+        let mut round = self.look(due, true, since, cause).await;
+        let mut settled = Settled::default();
+        if damaged || !round.answers.is_empty() {
+            self.complete_from_source(&mut round, cause).await;
+            settled = self.settle(&round, cause);
+        }
+        self.remember(&round, &settled, false);
+        self.tell();
+    }
+
+    /// Asks for `wanted`. With `compare`, what is unchanged comes without its value.
+    async fn look(&self, wanted: Vec<Wanted>, compare: bool, since: Instant, cause: Cause) -> Round {
+        let mut by_access: BTreeMap<Access, Vec<Question>> = BTreeMap::new();
+        for wanted in wanted {
+            let known = self.entries[&wanted].seen.as_ref().filter(|_| compare).map(|seen| seen.version.clone());
+            by_access.entry(wanted.access).or_default().push(Question { reference: wanted.reference, known });
+        }
+        let mut looks = JoinSet::new();
+        for (access, questions) in by_access {
+            let source = Arc::clone(&self.shared.source);
+            looks.spawn(async move {
+                let found = source.look(&access, questions, since).await;
+                (access, found)
+            });
+        }
+        let mut round = Round::default();
+        while let Some(Ok((access, found))) = looks.join_next().await {
+            for (reference, result) in found {
+                let wanted = Wanted { reference, access: access.clone() };
+                self.audit(&wanted, &result, cause);
+                self.sort_in(&mut round, wanted, result, compare);
+            }
+        }
+        round
+    }
+
+    fn sort_in(&self, round: &mut Round, wanted: Wanted, result: Result<Found, FetchError>, compare: bool) {
+        match result {
+            Ok(Found::Unchanged { next_rotation }) => {
+                round.rotations.extend(next_rotation.map(|date| (wanted.clone(), date)));
+                round.unchanged.push(wanted);
+            }
+            Ok(Found::Answer { answer, next_rotation }) => {
+                round.rotations.extend(next_rotation.map(|date| (wanted.clone(), date)));
+                let seen = Seen { version: version(&answer), digest: digest(&answer, &self.key) };
+                let before = self.entries[&wanted].seen.as_ref();
+                let same = compare && before.is_some_and(|before| before.digest == seen.digest);
+                round.seen.insert(wanted.clone(), seen);
+                if same {
+                    round.unchanged.push(wanted);
+                } else {
+                    round.answers.insert(wanted, answer);
+                }
+            }
+            Err(error) => {
+                let failure = Failure { class: error.cause.class, text: error.to_string() };
+                round.failed.insert(wanted, failure);
+            }
+        }
+    }
+
+    /// Fetches what a new set needs and the set in place cannot give.
+    async fn complete_from_source(&self, round: &mut Round, cause: Cause) {
+        let lacking: Vec<Wanted> = self
+            .entries
+            .iter()
+            .filter(|(wanted, _)| !round.answers.contains_key(wanted) && !round.failed.contains_key(wanted))
+            .filter(|(_, entry)| entry.files.iter().any(|at| carried(&self.spec.files[*at], &self.volume).is_err()))
+            .filter(|(_, entry)| !entry.absent)
+            .map(|(wanted, _)| wanted.clone())
+            .collect();
+        if !lacking.is_empty() {
+            round.absorb(self.look(lacking, false, Instant::now(), cause).await);
+        }
+    }
+
+    /// Makes the set of what was found and what is in place, and publishes it if it is whole.
+    fn settle(&mut self, round: &Round, cause: Cause) -> Settled {
+        let mut answers = round.answers.clone();
+        let mut settled = Settled::default();
+        loop {
+            let making = make(&self.spec.files, &answers, &self.volume);
+            let unmade = making.failed.iter().map(|(at, error)| (&self.spec.files[*at].wanted, error));
+            let unmade: BTreeMap<Wanted, MakeError> = unmade
+                .filter(|(wanted, _)| answers.contains_key(*wanted))
+                .map(|(wanted, error)| (wanted.clone(), error.clone()))
+                .collect();
+            if unmade.is_empty() {
+                if !making.failed.keys().any(|at| self.needs(*at, round, &settled)) {
+                    settled.published = self.publish(&making.set, cause);
+                }
+                return settled;
+            }
+            // What was fetched and cannot be made into files keeps its last good ones.
+            answers.retain(|wanted, _| !unmade.contains_key(wanted));
+            settled.unmade.extend(unmade);
+        }
+    }
+
+    /// Whether the set is not whole without the files of an entry.
+    fn needs(&self, at: usize, round: &Round, settled: &Settled) -> bool {
+        let file = &self.spec.files[at];
+        let absent = match round.failed.get(&file.wanted) {
+            Some(failure) => failure.class == Class::NotFound,
+            None => self.entries[&file.wanted].absent,
+        };
+        !file.optional || !absent || settled.unmade.contains_key(&file.wanted)
+    }
+
+    fn publish(&mut self, set: &RenderedSet, cause: Cause) -> bool {
+        let path = self.spec.path.clone();
+        match self.volume.publish(set, std::time::Instant::now(), SystemTime::now()) {
+            Ok(Outcome::Unchanged) => {}
+            Ok(Outcome::Published) => {
+                self.publishes += 1;
+                let files = set.iter().map(|(name, file)| PublishedFile {
+                    name: name.as_str(),
+                    from: &file.origin.recipe,
+                    version: &file.origin.version,
+                });
+                let event = Event::Publish { volume: &path, cause, files: files.collect() };
+                self.shared.journal.write(&event);
+                tracing::info!(volume = %path.display(), files = set.len(), "published");
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.publish_error.as_ref() != Some(&text) {
+                    tracing::error!("{text}; the set in place stays");
+                }
+                self.publish_error = Some(text);
+                return false;
+            }
+        }
+        self.publish_error = None;
+        self.complete = true;
+        true
+    }
+
+    /// Writes down what a round brought, and when to look again.
+    fn remember(&mut self, round: &Round, settled: &Settled, starting: bool) {
+        let now = SystemTime::now();
+        for (wanted, entry) in &mut self.entries {
+            let files = || entry.files.iter().map(|at| &self.spec.files[*at]);
+            let has_files = files().any(|file| version_in_place(file, &self.volume).is_some());
+            let optional = files().all(|file| file.optional);
+            let fetched = round.answers.contains_key(wanted);
+            let failure = match (round.failed.get(wanted), settled.unmade.get(wanted)) {
+                (Some(failure), _) => Some(failure.clone()),
+                (None, Some(error)) => Some(Failure { class: Class::Invalid, text: error.to_string() }),
+                (None, None) if fetched && !settled.published => {
+                    let waiting = || "fetched; waiting for the rest of the set".to_owned();
+                    let text = self.publish_error.clone().unwrap_or_else(waiting);
+                    Some(Failure { class: Class::Transient, text })
+                }
+                (None, None) => None,
+            };
+            entry.absent = match &failure {
+                Some(failure) => optional && !has_files && failure.class == Class::NotFound,
+                None => entry.absent && !fetched,
+            };
+            match failure {
+                Some(failure) if entry.absent => {
+                    entry.failures = 0;
+                    entry.due = self.schedule.after_success(now, None);
+                    entry.state = State::Missing { why: failure.text };
+                }
+                Some(failure) => {
+                    entry.failures = entry.failures.saturating_add(1);
+                    entry.due = self.schedule.after_failure(now, entry.failures, failure.class, fastrand::f64());
+                    entry.fail(now, failure.text, has_files, wanted, &self.spec.path);
+                }
+                None if fetched || round.unchanged.contains(wanted) => {
+                    if let Some(seen) = round.seen.get(wanted) {
+                        entry.seen = Some(seen.clone());
+                    }
+                    entry.succeed(now, wanted, &self.spec.path);
+                    entry.due = match starting {
+                        true => self.schedule.after_start(now),
+                        false => self.schedule.after_success(now, round.rotations.get(wanted).copied()),
+                    };
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// What stands in the way of a start: the first thing that keeps the set from being published;
+    /// with `afresh`, also what was taken from the set in place because it could not be fetched.
+    fn obstacle(&self, round: &Round, settled: &Settled, afresh: bool) -> Option<Failure> {
+        if settled.published && !afresh {
+            return None;
+        }
+        let failed = self.entries.iter().filter(|(_, entry)| !entry.absent).find_map(|(wanted, _)| {
+            let failure = round.failed.get(wanted).cloned();
+            let unmade = settled.unmade.get(wanted);
+            let unmade = || unmade.map(|error| Failure { class: Class::Invalid, text: error.to_string() });
+            let failure = failure.or_else(unmade)?;
+            Some(Failure { text: format!("{}: {}", wanted.reference, failure.text), ..failure })
+        });
+        let unpublished = || self.publish_error.clone().map(|text| Failure { class: Class::Transient, text });
+        failed.or_else(unpublished)
+    }
+
+    fn give_up(&self, why: String, after: Option<Duration>, afresh: bool) -> Result<(), StartError> {
+        if self.complete && !afresh {
+            tracing::error!(volume = %self.spec.path.display(), "{why}; going on with the set from before the restart");
+            return Ok(());
+        }
+        Err(StartError::NotPublished { volume: self.spec.path.display().to_string(), why, after })
+    }
+
+    /// No answer came before the start's time was over.
+    fn unanswered(&self, held: &Round) -> Vec<(Wanted, Failure)> {
+        let text = "no answer from AWS in time; check that it can be reached from here (DNS, security groups, VPC endpoint, \
+                    AWS_ENDPOINT_URL, HTTPS_PROXY)";
+        let open = self.entries.keys().filter(|wanted| !held.answers.contains_key(wanted));
+        open.map(|wanted| {
+            let known = match &self.entries[wanted].state {
+                State::Missing { why } | State::Stale { why, .. } if self.entries[wanted].failures > 0 => why.clone(),
+                _ => text.to_owned(),
+            };
+            (wanted.clone(), Failure { class: Class::Transient, text: known })
+        })
+        .collect()
+    }
+
+    /// Takes over what an earlier process published, if it is a full set of this specification.
+    fn adopt(&mut self) {
+        let in_place = |at: usize| version_in_place(&self.spec.files[at], &self.volume).is_some();
+        self.complete = self.volume.published().is_some()
+            && (0..self.spec.files.len()).all(|at| self.spec.files[at].optional || in_place(at));
+        if !self.complete {
+            return;
+        }
+        let since = SystemTime::now();
+        for entry in self.entries.values_mut() {
+            let why = "published before this process started, and not looked at since".to_owned();
+            entry.state = State::Stale { since, why };
+        }
+    }
+
+    fn due_by(&self, time: SystemTime) -> Vec<Wanted> {
+        self.entries.iter().filter(|(_, entry)| entry.due <= time).map(|(wanted, _)| wanted.clone()).collect()
+    }
+
+    fn next_look(&self) -> Instant {
+        let due = self.entries.values().map(|entry| entry.due).min().unwrap_or(SystemTime::UNIX_EPOCH);
+        Instant::now() + due.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+
+    fn audit(&self, wanted: &Wanted, result: &Result<Found, FetchError>, cause: Cause) {
+        let identity = wanted.access.role.as_ref().map_or("process", |role| role.role_arn.as_str());
+        let line = |reference: &str, version, request_id, error| {
+            let event =
+                Event::Fetch { volume: &self.spec.path, reference, identity, cause, version, request_id, error };
+            self.shared.journal.write(&event);
+        };
+        let reference = wanted.reference.to_string();
+        match result {
+            Ok(Found::Unchanged { .. }) => {}
+            Ok(Found::Answer { answer, .. }) => match &**answer {
+                Answer::One(fetched) => line(&reference, Some(&fetched.version), fetched.request_id.as_deref(), None),
+                Answer::Tree(parameters) => {
+                    let Reference::Path(path) = &wanted.reference else { return };
+                    for (rest, fetched) in parameters {
+                        let name = format!("parameterstore:{}/{rest}", path.path.trim_end_matches('/'));
+                        line(&name, Some(&fetched.version), fetched.request_id.as_deref(), None);
+                    }
+                }
+            },
+            Err(error) => line(&reference, None, error.cause.request_id.as_deref(), Some(&error.cause.code)),
+        }
+    }
+
+    fn tell(&self) {
+        let published = self.volume.published();
+        let references = self.entries.iter().map(|(wanted, entry)| ReferenceStatus {
+            reference: wanted.reference.to_string(),
+            role: wanted.access.role.as_ref().map(|role| role.role_arn.clone()),
+            state: entry.state.clone(),
+            version: match &entry.seen {
+                Some(seen) => Some(seen.version.clone()),
+                None => entry.files.iter().find_map(|at| version_in_place(&self.spec.files[*at], &self.volume)),
+            },
+            last_success: entry.last_success,
+        });
+        self.shared.status.set(VolumeStatus {
+            path: PathBuf::from(&self.spec.path),
+            published: self.complete,
+            published_at: published.filter(|_| self.complete).map(|published| published.published_at),
+            publishes: self.publishes,
+            publish_error: self.publish_error.clone(),
+            next_look: self.entries.values().map(|entry| entry.due).min(),
+            references: references.collect(),
+        });
+    }
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self {
+            files: Vec::new(),
+            seen: None,
+            state: State::Missing { why: "not fetched yet".to_owned() },
+            absent: false,
+            last_success: None,
+            failures: 0,
+            due: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    fn succeed(&mut self, now: SystemTime, wanted: &Wanted, volume: &Path) {
+        if let State::Stale { since, .. } = self.state
+            && self.failures > 0
+        {
+            let age = now.duration_since(since).unwrap_or_default();
+            let age = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
+            tracing::info!(volume = %volume.display(), reference = %wanted.reference, "fresh again after {age}");
+        }
+        self.failures = 0;
+        self.last_success = Some(now);
+        self.state = State::Fresh;
+    }
+
+    fn fail(&mut self, now: SystemTime, why: String, has_files: bool, wanted: &Wanted, volume: &Path) {
+        let since = match self.state {
+            State::Stale { since, .. } => since,
+            _ => now,
+        };
+        let first = self.failures == 1;
+        self.state =
+            if has_files { State::Stale { since, why: why.clone() } } else { State::Missing { why: why.clone() } };
+        if first && has_files {
+            tracing::warn!(volume = %volume.display(), reference = %wanted.reference, "stale: {why}");
+        }
+    }
+}
+
+impl Round {
+    /// Takes a later round's results over this one's.
+    fn absorb(&mut self, later: Self) {
+        self.failed.retain(|wanted, _| !later.answers.contains_key(wanted));
+        self.answers.extend(later.answers);
+        self.seen.extend(later.seen);
+        self.rotations.extend(later.rotations);
+        self.unchanged.extend(later.unchanged);
+        self.failed.extend(later.failed);
+    }
+}
+
+/// One text for the version of an answer.
+fn version(answer: &Answer) -> String {
+    match answer {
+        Answer::One(fetched) => fetched.version.clone(),
+        Answer::Tree(parameters) => format!("{} parameters", parameters.len()),
+    }
+}
+
+fn digest(answer: &Answer, key: &Key) -> Digest {
+    fn bytes(fetched: &Fetched) -> &[u8] {
+        let (Value::Text(secret) | Value::Binary(secret)) = &fetched.value;
+        secret.expose()
+    }
+    match answer {
+        Answer::One(fetched) => key.digest([bytes(fetched)]),
+        Answer::Tree(parameters) => {
+            key.digest(parameters.iter().flat_map(|(name, fetched)| [name.as_bytes(), bytes(fetched)]))
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The audit journal: one JSON object a line for each fetch and each publication. It says who asked
+//! for what, why, and which version came; it never holds a value.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+/// Why something was fetched or published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// The process started.
+    Start,
+    /// The refresh interval, or the secret's own rotation date.
+    Schedule,
+    /// The last try failed.
+    Retry,
+    /// What was published was damaged or gone.
+    Repair,
+}
+
+/// Where audit lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Journal {
+    /// Standard output, which nothing else uses.
+    Stdout,
+    /// Nowhere.
+    Off,
+}
+
+/// One line.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub(crate) enum Event<'a> {
+    /// A value was fetched, or was refused.
+    Fetch {
+        volume: &'a Path,
+        reference: &'a str,
+        identity: &'a str,
+        cause: Cause,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        version: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'a str>,
+    },
+    /// A set is in place.
+    Publish { volume: &'a Path, cause: Cause, files: Vec<PublishedFile<'a>> },
+}
+
+/// A file of a published set.
+#[derive(Serialize)]
+pub(crate) struct PublishedFile<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) from: &'a str,
+    pub(crate) version: &'a str,
+}
+
+impl Journal {
+    pub(crate) fn write(self, event: &Event<'_>) {
+        if self == Self::Off {
+            return;
+        }
+        if let Some(mut line) = line(event, SystemTime::now()) {
+            line.push('\n');
+            // A reader that has gone away must not end the sidecar.
+            let _ = std::io::stdout().lock().write_all(line.as_bytes());
+        }
+    }
+}
+
+fn line(event: &Event<'_>, now: SystemTime) -> Option<String> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        time: String,
+        #[serde(flatten)]
+        event: &'a Event<'a>,
+    }
+    let time = humantime::format_rfc3339_millis(now).to_string();
+    serde_json::to_string(&Line { time, event }).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fetch_names_reference_version_request_and_cause() {
+        let event = Event::Fetch {
+            volume: Path::new("/v"),
+            reference: "secretsmanager:a",
+            identity: "process",
+            cause: Cause::Start,
+            version: Some("1"),
+            request_id: Some("r"),
+            error: None,
+        };
+        assert_eq!(
+            line(&event, SystemTime::UNIX_EPOCH).unwrap(),
+            r#"{"time":"1970-01-01T00:00:00.000Z","event":"fetch","volume":"/v","reference":"secretsmanager:a","identity":"process","cause":"start","version":"1","request_id":"r"}"#
+        );
+    }
+}

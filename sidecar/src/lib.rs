@@ -1,0 +1,21 @@
+//! Coffer's engine: secrets from AWS Secrets Manager and Parameter Store, published as one atomic
+//! set of files and kept fresh.
+//!
+//! ```text
+//! spec ──► identity ──► source ──► render ──► volume
+//!  what     as whom      fetch      bytes      publish
+//!                          ▲                     │
+//!                       schedule ◄── status ◄────┘
+//! ```
+
+mod digest;
+pub mod engine;
+pub mod identity;
+pub mod journal;
+pub mod metrics;
+pub mod render;
+pub mod schedule;
+pub mod source;
+pub mod spec;
+pub mod status;
+pub mod volume;

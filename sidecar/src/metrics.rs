@@ -1,0 +1,184 @@
+//! Metrics, in the names and labels that dashboards and alerts rely on.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use coffer_runtime::VERSION;
+use coffer_runtime::aws::{AwsError, CallObserver};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::identity::Identities;
+use crate::status::{State, Status};
+
+/// References with time series of their own; a volume with more is summed up by its counts. A
+/// scrape stays bounded whatever a configuration says.
+const REFERENCES_MAX: usize = 200;
+
+/// Counts calls to AWS, whichever part makes them.
+#[derive(Clone, Debug)]
+pub struct Calls {
+    total: Family<CallLabels, Counter>,
+    seconds: Family<ActionLabels, Histogram, fn() -> Histogram>,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        // From a call within the region to the time limit of an attempt, in seconds.
+        let buckets = || Histogram::new([0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
+        Self { total: Family::default(), seconds: Family::new_with_constructor(buckets) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    action: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ActionLabels {
+    action: &'static str,
+}
+
+impl CallObserver for Calls {
+    fn called(&self, action: &'static str, outcome: Result<Option<&str>, &AwsError>, took: Duration) {
+        let result = outcome.map_or_else(|error| error.class.as_str(), |_| "ok");
+        self.total.get_or_create(&CallLabels { action, result }).inc();
+        self.seconds.get_or_create(&ActionLabels { action }).observe(took.as_secs_f64());
+        let request_id = outcome.ok().flatten().unwrap_or_default();
+        tracing::debug!(action, result, request_id, took_ms = took.as_millis(), "called AWS");
+    }
+}
+
+/// All metrics of a process.
+#[must_use]
+pub fn registry(calls: &Calls, status: Status, identities: Arc<Identities>) -> Registry {
+    let mut registry = Registry::with_prefix("coffer");
+    registry.register("build", "Version of this program", Info::new([("version", VERSION)]));
+    registry.register("aws_calls", "Calls to AWS by IAM action and class of result", calls.total.clone());
+    let help = "Time of a call to AWS, from sending to the last byte";
+    registry.register_with_unit("aws_call_duration", help, Unit::Seconds, calls.seconds.clone());
+    registry.register_collector(Box::new(Snapshot { status, identities }));
+    registry
+}
+
+/// What is read from the status at the moment of a scrape, and so cannot disagree with it.
+struct Snapshot {
+    status: Status,
+    identities: Arc<Identities>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Snapshot")
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let now = SystemTime::now();
+        let volumes = self.status.volumes();
+        let paths: Vec<String> = volumes.iter().map(|volume| volume.path.display().to_string()).collect();
+        let by_volume = || paths.iter().zip(&volumes);
+
+        let mut gauges = Gauges(&mut encoder);
+        gauges.write(
+            "volume_ready",
+            "Whether a full set is in place",
+            by_volume().map(|(path, volume)| (vec![("volume", path.as_str())], f64::from(u8::from(volume.published)))),
+        )?;
+        gauges.write(
+            "volume_last_publish_timestamp_seconds",
+            "When the set in place was published",
+            by_volume()
+                .filter_map(|(path, volume)| Some((vec![("volume", path.as_str())], unix(volume.published_at?)))),
+        )?;
+        for state in ["fresh", "stale", "missing"] {
+            gauges.write(
+                &format!("references_{state}"),
+                &format!("How many references are {state}"),
+                by_volume().map(|(path, volume)| {
+                    let count = volume.references.iter().filter(|reference| reference.state.word() == state).count();
+                    (vec![("volume", path.as_str())], f64::from(u32::try_from(count).unwrap_or(u32::MAX)))
+                }),
+            )?;
+        }
+        let references = || {
+            by_volume()
+                .flat_map(|(path, volume)| volume.references.iter().map(move |reference| (path, reference)))
+                .take(REFERENCES_MAX)
+        };
+        let labels = |path, reference| vec![("volume", path), ("reference", reference)];
+        gauges.write(
+            "reference_last_success_timestamp_seconds",
+            "When AWS last gave or confirmed the version in the files",
+            references().filter_map(|(path, one)| {
+                Some((labels(path.as_str(), one.reference.as_str()), unix(one.last_success?)))
+            }),
+        )?;
+        gauges.write(
+            "reference_age_seconds",
+            "How long ago AWS last gave or confirmed the version in the files",
+            references().filter_map(|(path, one)| {
+                let age = now.duration_since(one.last_success?).unwrap_or_default();
+                Some((labels(path.as_str(), one.reference.as_str()), age.as_secs_f64()))
+            }),
+        )?;
+        gauges.write(
+            "reference_stale",
+            "Whether the files hold an older answer because the last looks failed",
+            references().map(|(path, one)| {
+                let stale = matches!(one.state, State::Stale { .. });
+                (labels(path.as_str(), one.reference.as_str()), f64::from(u8::from(stale)))
+            }),
+        )?;
+        let expiries = self.identities.expiries();
+        gauges.write(
+            "credentials_expiry_timestamp_seconds",
+            "When the credentials in use end",
+            expiries
+                .iter()
+                .filter_map(|(identity, expiry)| Some((vec![("identity", identity.as_str())], unix((*expiry)?)))),
+        )?;
+
+        let mut publishes = encoder.encode_descriptor(
+            "publishes",
+            "Sets published by this process",
+            None,
+            prometheus_client::metrics::MetricType::Counter,
+        )?;
+        for (path, volume) in by_volume() {
+            let labels = [("volume", path.as_str())];
+            ConstCounter::new(volume.publishes).encode(publishes.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+struct Gauges<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Gauges<'_, '_> {
+    fn write<'l>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl Iterator<Item = (Vec<(&'l str, &'l str)>, f64)>,
+    ) -> Result<(), std::fmt::Error> {
+        let mut family = self.0.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
+        for (labels, value) in samples {
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn unix(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

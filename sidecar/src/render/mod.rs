@@ -1,0 +1,180 @@
+//! Secret values to file bytes: a field is selected, a format written. Pure: no I/O and no clock.
+
+mod format;
+mod json;
+mod selector;
+mod set;
+#[cfg(test)]
+mod tests;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use coffer_runtime::Secret;
+
+pub use self::format::{Format, UnknownFormat};
+use self::json::{Json, Out};
+pub use self::selector::{Selector, SelectorError};
+pub use self::set::{Collision, Origin, RenderedFile, RenderedSet};
+
+/// What a source returned.
+#[derive(Debug)]
+pub enum Value {
+    /// A text: valid UTF-8.
+    Text(Secret),
+    /// Bytes of any kind.
+    Binary(Secret),
+}
+
+/// Why a value has no rendering as asked for. Says where and how, never what: no variant holds
+/// any part of a value. Names of keys may show.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RenderError {
+    /// A value that is not text was to be selected from, or written in a format of texts.
+    #[error("the value is binary: use the format `raw` or `base64`, and no `select`")]
+    Binary,
+    /// `select`, or a format other than `raw` and `base64`, met a text that is not JSON. The place
+    /// is where reading stopped, both counted from 1; column 0 is the end of the line before.
+    #[error(
+        "the value is not JSON (at line {line}, column {column}): store JSON, or use the format `raw` or `base64` without `select`"
+    )]
+    NotJson {
+        /// Line of the value.
+        line: usize,
+        /// Column in bytes.
+        column: usize,
+    },
+    /// The JSON holds half of a surrogate pair (`\ud800` alone), which no UTF-8 text can hold.
+    #[error("the value's JSON has a `\\u` escape that is half a surrogate pair: store it with both halves")]
+    Surrogate,
+    /// The JSON nests more than 128 levels deep.
+    #[error(
+        "the value's JSON nests more than 128 levels deep: store it flatter, or use the format `raw` without `select`"
+    )]
+    TooDeep,
+    /// An object holds a key twice, and which one is meant cannot be known.
+    #[error("the value's JSON has the key {key} twice in one object: remove one")]
+    RepeatedKey {
+        /// The key in backquotes, or its position.
+        key: String,
+    },
+    /// The selector found nothing, or JSON's `null`; or one part of a multi-select did.
+    #[error(
+        "`{selector}` selects nothing{}: no such field, or it is null{}",
+        part.as_ref().map(|part| format!(" for its part {part}")).unwrap_or_default(),
+        nearest.as_ref().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
+    )]
+    Missing {
+        /// The selector.
+        selector: String,
+        /// Which part of a multi-select found nothing: a key in backquotes, or a position.
+        part: Option<String>,
+        /// An existing key much like the one that was named, spelled as a selector wants it.
+        nearest: Option<String>,
+    },
+    /// A function of the selector was given what it cannot work on.
+    #[error("`{selector}`: {function}() {problem}")]
+    Function {
+        /// The selector.
+        selector: String,
+        /// The function's name.
+        function: &'static str,
+        /// What it wants and what it was given, by type.
+        problem: String,
+    },
+    /// The selector multiplies the value, or goes over it again and again, beyond what any use
+    /// has need of.
+    #[error("`{selector}` takes too much work on this value: select in fewer or simpler steps")]
+    TooMuch {
+        /// The selector.
+        selector: String,
+    },
+    /// A format of keys and values met JSON that is not an object.
+    #[error(
+        "`{format}` writes the entries of a JSON object, and this is {found}: select an object, or use `raw` or `json`"
+    )]
+    NotObject {
+        /// The format.
+        format: Format,
+        /// What was found, by type.
+        found: &'static str,
+    },
+    /// A key of the object cannot be a key of the format.
+    #[error("`{format}` cannot have the key {key}: {reason}")]
+    Key {
+        /// The format.
+        format: Format,
+        /// The key in backquotes, or its position.
+        key: String,
+        /// What the format's keys are, and the way out.
+        reason: &'static str,
+    },
+    /// What a key holds cannot be written in the format.
+    #[error("`{format}` cannot hold the value of the key {key}: {reason}")]
+    Unwritable {
+        /// The format.
+        format: Format,
+        /// The key in backquotes, or its position.
+        key: String,
+        /// What is in the way, and the way out.
+        reason: &'static str,
+    },
+}
+
+/// Renders `value`: what `select` finds in it, or all of it, written in `format`.
+///
+/// - Without `select`, [`Format::Raw`] gives the value's bytes untouched and [`Format::Base64`]
+///   encodes them; text or binary.
+/// - A selected string renders raw as its own text, a number or a boolean as it stands in the
+///   JSON, an array or object as compact JSON. Order of keys and digits of numbers are kept: `1.50`
+///   stays `1.50`, whatever its length.
+/// - [`Format::Json`] passes a whole value through byte for byte once it is known to be JSON; what
+///   was selected it writes as compact JSON, so a selected string comes quoted.
+/// - The other formats write one entry for each key of an object, in the object's order.
+///
+/// The result has memory of its own of exactly its size, and JSON on the way is wiped; the one
+/// copy that is not is the JSON library's buffer for a string with escapes in it.
+pub fn render(value: &Value, select: Option<&Selector>, format: Format) -> Result<Secret, RenderError> {
+    let (Value::Text(secret) | Value::Binary(secret)) = value;
+    if select.is_none() {
+        match format {
+            Format::Raw => return Ok(Secret::copy_of(secret.expose())),
+            Format::Base64 => return Ok(base64(secret)),
+            Format::Json | Format::Dotenv | Format::Yaml | Format::Properties => {}
+        }
+    }
+    let Value::Text(text) = value else { return Err(RenderError::Binary) };
+    let text = str::from_utf8(text.expose()).map_err(|_| RenderError::Binary)?;
+    if select.is_none() && format == Format::Json {
+        json::check(text)?;
+        return Ok(Secret::copy_of(text.as_bytes()));
+    }
+    let mut json = Json::parse(text)?;
+    if let Some(selector) = select {
+        json = selector.find(&json)?;
+    }
+    match format {
+        Format::Raw => Ok(written(|out| json.write_plain(out))),
+        Format::Base64 => Ok(base64(&written(|out| json.write_plain(out)))),
+        Format::Json => Ok(written(|out| json.write(out))),
+        Format::Dotenv => format::dotenv(&json),
+        Format::Yaml => format::yaml(&json),
+        Format::Properties => format::properties(&json),
+    }
+}
+
+/// Standard alphabet with padding (RFC 4648 §4), on one line without an end.
+fn base64(secret: &Secret) -> Secret {
+    // Four digits for every three bytes begun; a value in memory is far from overflowing this.
+    let mut text = vec![0; secret.len().div_ceil(3) * 4];
+    STANDARD.encode_slice(secret.expose(), &mut text).expect("the buffer has the encoding's size");
+    Secret::new(text)
+}
+
+/// Runs `write` twice, to count and then to fill: memory that grows leaves copies behind.
+fn written(write: impl Fn(Out<'_>)) -> Secret {
+    let mut length = 0;
+    write(&mut |piece| length += piece.len());
+    let mut bytes = Vec::with_capacity(length);
+    write(&mut |piece| bytes.extend_from_slice(piece.as_bytes()));
+    Secret::new(bytes)
+}

@@ -1,0 +1,126 @@
+//! What a failed fetch means to a person, and what to do about it.
+
+use std::fmt;
+
+use coffer_runtime::aws::{AwsError, Class};
+
+/// A reference could not be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchError {
+    /// What AWS said.
+    pub cause: AwsError,
+    /// The identity that asked: a role's ARN, or `process`.
+    pub identity: String,
+    /// Where it asked.
+    pub region: String,
+}
+
+impl FetchError {
+    pub(super) fn new(cause: AwsError, identity: &str, region: &str) -> Self {
+        Self { cause, identity: identity.to_owned(), region: region.to_owned() }
+    }
+
+    /// What mends it, in one clause.
+    #[must_use]
+    pub fn fix(&self) -> String {
+        let region = &self.region;
+        let who = match self.identity.as_str() {
+            "process" => "the identity of this process".to_owned(),
+            role => role.to_owned(),
+        };
+        match (self.cause.class, self.cause.code.as_str()) {
+            (Class::Throttled, _) => format!(
+                "nothing is wrong but the pace: the account's quota in {region} is used up; raise `refresh`, lower `rate_limits`, or raise the quota"
+            ),
+            (Class::Transient, "Timeout" | "ConnectionFailed") => format!(
+                "check that AWS can be reached from here: DNS, security groups, the VPC endpoint in {region}, AWS_ENDPOINT_URL, HTTPS_PROXY"
+            ),
+            (Class::Transient, "UnreadableAnswer") => {
+                "something between here and AWS answers in its place; check AWS_ENDPOINT_URL and HTTPS_PROXY".to_owned()
+            }
+            (Class::Transient, "CredentialsEndpoint") => {
+                "check the EKS Pod Identity agent, or the ECS agent, on this node".to_owned()
+            }
+            (Class::Transient, _) => format!("it is on AWS's side and passes; see the AWS Health Dashboard for {region} if it lasts"),
+            (Class::CredentialsRejected, _) => format!(
+                "the credentials of {who} are not accepted; check that they are still valid, and this node's clock"
+            ),
+            (Class::NoCredentials, "TokenUnreadable") => {
+                "check AWS_WEB_IDENTITY_TOKEN_FILE and that the service account's token is mounted in this container".to_owned()
+            }
+            (Class::NoCredentials, _) => {
+                "give the service account a role (IRSA) or an EKS Pod Identity association, the ECS task a role, or set AWS_PROFILE".to_owned()
+            }
+            (Class::Denied, _) if self.cause.action == "sts:AssumeRoleWithWebIdentity" => {
+                "check that the role's trust policy names this cluster's OIDC provider and this service account".to_owned()
+            }
+            (Class::Denied, _) if self.cause.action == "sts:AssumeRole" => {
+                format!("check that {who} trusts this process's role, that sts:AssumeRole is allowed, and `external_id`")
+            }
+            (Class::Denied, _) => format!(
+                "allow {} on it to {who}, and kms:Decrypt on its key if that is a key of your own",
+                self.cause.action
+            ),
+            (Class::NotFound, _) => {
+                format!("create it in {region}, or correct the name, the version or the region; `optional: true` lets the set do without")
+            }
+            (Class::Invalid, "ScheduledForDeletion") => {
+                "restore it with `aws secretsmanager restore-secret`, or take it out of the configuration".to_owned()
+            }
+            (Class::Invalid, "DecryptionFailure" | "InvalidKeyId") => {
+                format!("check that its KMS key is enabled and that {who} may use it")
+            }
+            (Class::Invalid, _) => "correct the reference; AWS will not accept it as it is".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for FetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.cause, self.fix())
+    }
+}
+
+impl std::error::Error for FetchError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_action_code_and_fix() {
+        let cause = AwsError::new(
+            "secretsmanager:GetSecretValue",
+            Class::Denied,
+            "AccessDeniedException",
+            "User: u is not authorized",
+        );
+        let error = FetchError::new(cause, "arn:aws:iam::123456789012:role/app", "eu-west-1");
+        assert_eq!(
+            error.to_string(),
+            "secretsmanager:GetSecretValue: AccessDeniedException: User: u is not authorized; allow secretsmanager:GetSecretValue \
+             on it to arn:aws:iam::123456789012:role/app, and kms:Decrypt on its key if that is a key of your own"
+        );
+    }
+
+    #[test]
+    fn every_class_has_a_fix_of_its_own() {
+        let fix =
+            |class| FetchError::new(AwsError::new("ssm:GetParameters", class, "X", "m"), "process", "eu-west-1").fix();
+        let classes = [
+            Class::Throttled,
+            Class::Transient,
+            Class::CredentialsRejected,
+            Class::NoCredentials,
+            Class::Denied,
+            Class::NotFound,
+            Class::Invalid,
+        ];
+        let fixes: std::collections::HashSet<String> = classes.into_iter().map(fix).collect();
+        assert_eq!(fixes.len(), classes.len());
+    }
+}

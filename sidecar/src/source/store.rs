@@ -1,0 +1,370 @@
+//! The stores under one identity in one region: makes the planned calls and puts their answers
+//! together.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use coffer_runtime::aws::{Aws, AwsError, CallObserver, Class, Credentials};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::budget::{Budget, Budgets, Service};
+use super::calls::{Clients, Head, Pages, action};
+use super::flight::Flights;
+use super::plan::{Call, plan_heads, plan_values};
+use super::{Answer, Found, Question};
+use crate::spec::{ParameterRef, Reference, SecretRef};
+
+/// After a denied permission that has a substitute, how long the substitute is used before the
+/// permission is tried again: policies change.
+const DENIAL_KEPT: Duration = Duration::from_secs(3600);
+/// A cut connection or a 5xx is tried once more at once, after up to this long: most are over by
+/// then. Everything slower is the schedule's business.
+const SECOND_TRY: Duration = Duration::from_millis(150);
+
+type ValueResult = Result<Arc<Answer>, AwsError>;
+type HeadResult = Result<Head, AwsError>;
+
+pub(super) struct Store(Arc<Inner>);
+
+struct Inner {
+    clients: Clients,
+    credentials: Credentials,
+    region: String,
+    secrets_budget: Arc<Budget>,
+    parameters_budget: Arc<Budget>,
+    calls: Arc<dyn CallObserver>,
+    values: Arc<Flights<Reference, ValueResult>>,
+    heads: Arc<Flights<String, HeadResult>>,
+    memory: Mutex<Memory>,
+}
+
+/// What earlier answers taught.
+#[derive(Default)]
+struct Memory {
+    batch_denied: Option<Instant>,
+    describe_denied: Option<Instant>,
+    /// References that failed on their own account the last time.
+    apart: HashSet<Reference>,
+}
+
+impl Store {
+    pub(super) fn new(
+        aws: &Aws,
+        region: &str,
+        account: &str,
+        credentials: Credentials,
+        budgets: &Budgets,
+        calls: Arc<dyn CallObserver>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            clients: Clients::new(&aws.client_config(region, credentials.clone())),
+            credentials,
+            region: region.to_owned(),
+            secrets_budget: budgets.of(account, region, Service::SecretsManager),
+            parameters_budget: budgets.of(account, region, Service::ParameterStore),
+            calls,
+            values: Arc::new(Flights::new()),
+            heads: Arc::new(Flights::new()),
+            memory: Mutex::default(),
+        }))
+    }
+
+    /// The identity, as errors name it.
+    pub(super) fn who(&self) -> &str {
+        self.0.credentials.label()
+    }
+
+    pub(super) fn region(&self) -> &str {
+        &self.0.region
+    }
+
+    pub(super) async fn look(
+        &self,
+        questions: Vec<Question>,
+        since: Instant,
+    ) -> Vec<(Reference, Result<Found, AwsError>)> {
+        let mut answers = Vec::with_capacity(questions.len());
+        let mut wanted = Vec::new();
+        let mut heads_wanted = Vec::new();
+        let describe = self.0.usable(|memory| &mut memory.describe_denied);
+        for question in questions {
+            match (&question.reference, &question.known) {
+                // What is pinned to a version stays what it is.
+                (reference, Some(_)) if reference.is_pinned() => {
+                    answers.push((question.reference, Ok(Found::Unchanged { next_rotation: None })));
+                }
+                (Reference::Secret(secret), Some(known)) if describe => {
+                    heads_wanted.push((secret.clone(), known.clone()));
+                }
+                _ => wanted.push((question.reference, None)),
+            }
+        }
+        for (secret, known, head) in self.heads(heads_wanted, since).await {
+            let reference = Reference::Secret(secret.clone());
+            match head {
+                Ok(head) if head.version(&secret.version) == Some(&known) => {
+                    answers.push((reference, Ok(Found::Unchanged { next_rotation: head.next_rotation })));
+                }
+                Ok(head) => wanted.push((reference, head.next_rotation)),
+                // Without leave to describe, the value itself tells.
+                Err(error) if error.class == Class::Denied => wanted.push((reference, None)),
+                Err(error) => answers.push((reference, Err(error))),
+            }
+        }
+        let rotations: HashMap<Reference, _> = wanted.iter().cloned().collect();
+        let keys: Vec<Reference> = wanted.into_iter().map(|(reference, _)| reference).collect();
+        for (reference, result) in self.values(keys, since).await {
+            let next_rotation = rotations.get(&reference).copied().flatten();
+            answers.push((reference, result.map(|answer| Found::Answer { answer, next_rotation })));
+        }
+        answers
+    }
+
+    async fn heads(&self, wanted: Vec<(SecretRef, String)>, since: Instant) -> Vec<(SecretRef, String, HeadResult)> {
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let ids = plan_heads(wanted.iter().map(|(secret, _)| secret)).into_keys().collect();
+        let inner = Arc::clone(&self.0);
+        let ask = move |ids: Vec<String>| async move { inner.describe(ids).await };
+        let heads: HashMap<String, HeadResult> = self.0.heads.get(ids, since, ask).await.into_iter().collect();
+        let head =
+            |secret: &SecretRef| heads.get(&secret.id).cloned().unwrap_or_else(|| Err(unanswered(action::DESCRIBE)));
+        wanted
+            .into_iter()
+            .map(|(secret, known)| {
+                let head = head(&secret);
+                (secret, known, head)
+            })
+            .collect()
+    }
+
+    async fn values(&self, keys: Vec<Reference>, since: Instant) -> Vec<(Reference, ValueResult)> {
+        if keys.is_empty() {
+            return Vec::new();
+        }
+        let inner = Arc::clone(&self.0);
+        let ask = move |keys: Vec<Reference>| async move { inner.fetch(keys).await };
+        let mut found: HashMap<Reference, ValueResult> =
+            self.0.values.get(keys.clone(), since, ask).await.into_iter().collect();
+        let answer = |key: Reference| {
+            let result = found.remove(&key).unwrap_or_else(|| Err(unanswered(action::GET_SECRET)));
+            (key, result)
+        };
+        keys.into_iter().map(answer).collect()
+    }
+}
+
+impl Inner {
+    async fn describe(self: Arc<Self>, ids: Vec<String>) -> Vec<(String, HeadResult)> {
+        let mut tasks = JoinSet::new();
+        for id in ids {
+            let inner = Arc::clone(&self);
+            tasks.spawn(async move {
+                let head = inner.call(action::DESCRIBE, &inner.secrets_budget, || inner.clients.head(&id)).await;
+                if head.as_ref().is_err_and(|error| error.class == Class::Denied) {
+                    inner.memory().describe_denied = Some(Instant::now());
+                }
+                (id, head)
+            });
+        }
+        tasks.join_all().await
+    }
+
+    async fn fetch(self: Arc<Self>, references: Vec<Reference>) -> Vec<(Reference, ValueResult)> {
+        let batch = self.usable(|memory| &mut memory.batch_denied);
+        let wanted: BTreeSet<Reference> = references.into_iter().collect();
+        let apart = self.memory().apart.clone();
+        let mut tasks = JoinSet::new();
+        for call in plan_values(&wanted, &apart, batch) {
+            let inner = Arc::clone(&self);
+            tasks.spawn(async move {
+                match call {
+                    Call::Batch(secrets) => inner.batch(secrets).await,
+                    Call::Secret(secret) => vec![inner.secret(secret).await],
+                    Call::Parameters(parameters) => inner.parameters(parameters).await,
+                    Call::Path(path) => {
+                        let answer = inner.path(&path).await;
+                        vec![(Reference::Path(path), answer)]
+                    }
+                }
+            });
+        }
+        let answers = tasks.join_all().await.concat();
+        let mut memory = self.memory();
+        for (reference, answer) in &answers {
+            let own_fault = |error: &AwsError| matches!(error.class, Class::Denied | Class::NotFound | Class::Invalid);
+            if answer.as_ref().is_err_and(own_fault) {
+                memory.apart.insert(reference.clone());
+            } else {
+                memory.apart.remove(reference);
+            }
+        }
+        drop(memory);
+        answers
+    }
+
+    async fn secret(&self, secret: SecretRef) -> (Reference, ValueResult) {
+        let fetched = self.call(action::GET_SECRET, &self.secrets_budget, || self.clients.secret(&secret)).await;
+        (Reference::Secret(secret), fetched.map(|fetched| Arc::new(Answer::One(fetched))))
+    }
+
+    async fn batch(self: Arc<Self>, mut secrets: Vec<SecretRef>) -> Vec<(Reference, ValueResult)> {
+        let ids: Vec<String> = secrets.iter().map(|secret| secret.id.clone()).collect();
+        let mut answers = Vec::new();
+        let mut page = None;
+        loop {
+            let batch = self.call(action::BATCH, &self.secrets_budget, || self.clients.batch(&ids, page.clone())).await;
+            match batch {
+                Ok(batch) => {
+                    for entry in batch.found {
+                        let (same, others) = secrets.into_iter().partition(|secret| entry.is(&secret.id));
+                        secrets = others;
+                        let answer = Arc::new(Answer::One(entry.fetched));
+                        answers.extend(named(same).map(|reference| (reference, Ok(Arc::clone(&answer)))));
+                    }
+                    for (id, error) in batch.failed.into_iter().filter(|(_, error)| is_final(error)) {
+                        let (same, others) = secrets.into_iter().partition(|secret| secret.id == id);
+                        secrets = others;
+                        answers.extend(named(same).map(|reference| (reference, Err(error.clone()))));
+                    }
+                    page = batch.next;
+                    if page.is_none() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    if error.class == Class::Denied {
+                        tracing::info!(
+                            identity = self.credentials.label(),
+                            "not allowed to use BatchGetSecretValue; fetching secrets one by one"
+                        );
+                        self.memory().batch_denied = Some(Instant::now());
+                    }
+                    // A batch has a hundredth of the quota of GetSecretValue, and its own permission; one
+                    // bad name may also refuse the whole. What neither would help fails here.
+                    if !matches!(error.class, Class::Denied | Class::Throttled | Class::Invalid | Class::NotFound) {
+                        answers.extend(named(secrets).map(|reference| (reference, Err(error.clone()))));
+                        return answers;
+                    }
+                    break;
+                }
+            }
+        }
+        let mut tasks = JoinSet::new();
+        for secret in secrets {
+            let inner = Arc::clone(&self);
+            tasks.spawn(async move { inner.secret(secret).await });
+        }
+        answers.extend(tasks.join_all().await);
+        answers
+    }
+
+    async fn parameters(self: Arc<Self>, wanted: Vec<ParameterRef>) -> Vec<(Reference, ValueResult)> {
+        match self.parameters_once(&wanted).await {
+            Ok(answers) => answers,
+            // AWS refuses the whole call for one name: find out which.
+            Err(error) if wanted.len() > 1 && is_final(&error) => {
+                let mut tasks = JoinSet::new();
+                for parameter in wanted {
+                    let inner = Arc::clone(&self);
+                    tasks.spawn(async move {
+                        let one = [parameter];
+                        inner.parameters_once(&one).await.unwrap_or_else(|error| failed(&one, &error))
+                    });
+                }
+                tasks.join_all().await.concat()
+            }
+            Err(error) => failed(&wanted, &error),
+        }
+    }
+
+    async fn parameters_once(&self, wanted: &[ParameterRef]) -> Result<Vec<(Reference, ValueResult)>, AwsError> {
+        let ask = || self.clients.parameters(wanted);
+        let (found, missing) = self.call(action::GET_PARAMETERS, &self.parameters_budget, ask).await?;
+        let found = found.into_iter().map(|(parameter, fetched)| (parameter, Ok(Arc::new(Answer::One(fetched)))));
+        let missing = missing.into_iter().map(|(parameter, error)| (parameter, Err(error)));
+        Ok(found.chain(missing).map(|(parameter, answer)| (Reference::Parameter(parameter), answer)).collect())
+    }
+
+    async fn path(&self, path: &crate::spec::PathRef) -> ValueResult {
+        let mut pages = Pages::new();
+        let mut token = None;
+        loop {
+            let ask = || self.clients.path_page(path, token.clone());
+            let (found, next) = self.call(action::GET_BY_PATH, &self.parameters_budget, ask).await?;
+            pages.add(found)?;
+            match next {
+                // A page may be empty and still not the last (GetParametersByPath is best effort).
+                Some(next) => token = Some(next),
+                None => return pages.whole().map(Arc::new),
+            }
+        }
+    }
+
+    /// Makes a call, with new credentials if the present ones are rejected, and once more if it
+    /// breaks on the way.
+    async fn call<T, Fut>(&self, action: &'static str, budget: &Budget, ask: impl Fn() -> Fut) -> Result<T, AwsError>
+    where
+        Fut: Future<Output = Result<(T, Option<String>), AwsError>>,
+    {
+        let mut renewed = false;
+        let mut again = false;
+        loop {
+            let keys = self.credentials.get().await?;
+            budget.spend().await;
+            let started = Instant::now();
+            let result = ask().await;
+            let outcome = result.as_ref().map(|(_, request_id)| request_id.as_deref());
+            self.calls.called(action, outcome, started.elapsed());
+            match result {
+                Ok((answer, _)) => return Ok(answer),
+                Err(error) if error.class == Class::CredentialsRejected && !renewed => {
+                    tracing::info!(identity = self.credentials.label(), %error, "credentials not accepted; fetching new ones");
+                    self.credentials.reject(keys.access_key_id());
+                    renewed = true;
+                }
+                Err(error) if error.class == Class::Transient && error.code != "Timeout" && !again => {
+                    again = true;
+                    tokio::time::sleep(SECOND_TRY.mul_f64(fastrand::f64())).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether a permission may be tried: it was not denied of late.
+    fn usable(&self, denied: impl Fn(&mut Memory) -> &mut Option<Instant>) -> bool {
+        let mut memory = self.memory();
+        let denied = denied(&mut memory);
+        if denied.is_some_and(|at| at.elapsed() >= DENIAL_KEPT) {
+            *denied = None;
+        }
+        denied.is_none()
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether asking for this one alone, or again at once, would not change the answer.
+fn is_final(error: &AwsError) -> bool {
+    matches!(error.class, Class::Denied | Class::NotFound | Class::Invalid)
+}
+
+fn named(secrets: Vec<SecretRef>) -> impl Iterator<Item = Reference> {
+    secrets.into_iter().map(Reference::Secret)
+}
+
+fn failed(parameters: &[ParameterRef], error: &AwsError) -> Vec<(Reference, ValueResult)> {
+    parameters.iter().map(|parameter| (Reference::Parameter(parameter.clone()), Err(error.clone()))).collect()
+}
+
+/// The call ended without a word of this reference.
+fn unanswered(action: &'static str) -> AwsError {
+    AwsError::new(action, Class::Transient, "Unanswered", "the answer left this reference out")
+}

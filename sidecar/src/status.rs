@@ -1,0 +1,187 @@
+//! What is known of every reference: fresh, stale since when and why, or missing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+/// The state of a whole process, shared by those who write it and those who show it.
+#[derive(Clone, Debug, Default)]
+pub struct Status(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    volumes: BTreeMap<PathBuf, VolumeStatus>,
+}
+
+/// What is known of a volume.
+#[derive(Clone, Debug, Serialize)]
+pub struct VolumeStatus {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Whether a full set is in place.
+    pub published: bool,
+    /// When the set in place was published, in seconds since 1970.
+    #[serde(serialize_with = "seconds")]
+    pub published_at: Option<SystemTime>,
+    /// How many sets this process has published.
+    pub publishes: u64,
+    /// Why what was fetched could not be published, if that is so.
+    pub publish_error: Option<String>,
+    /// When the volume is looked after next, in seconds since 1970.
+    #[serde(serialize_with = "seconds")]
+    pub next_look: Option<SystemTime>,
+    /// Its references.
+    pub references: Vec<ReferenceStatus>,
+}
+
+/// What is known of a reference.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReferenceStatus {
+    /// The reference, in its canonical form.
+    pub reference: String,
+    /// The role it is fetched as, where one is assumed.
+    pub role: Option<String>,
+    /// Its state.
+    #[serde(flatten)]
+    pub state: State,
+    /// The version in the files; of many parameters, a digest of their versions.
+    pub version: Option<String>,
+    /// When AWS last confirmed that version or gave it, in seconds since 1970. A failure never
+    /// moves it.
+    #[serde(serialize_with = "seconds")]
+    pub last_success: Option<SystemTime>,
+}
+
+/// The state of a reference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum State {
+    /// The files hold what AWS said at the last look.
+    Fresh,
+    /// The files hold what AWS said some time ago; what failed since then.
+    Stale {
+        /// Since when, in seconds since 1970.
+        #[serde(serialize_with = "seconds_of")]
+        since: SystemTime,
+        /// What failed last, and the fix.
+        why: String,
+    },
+    /// There is nothing in the files.
+    Missing {
+        /// What failed last, and the fix; or that it is optional and not there.
+        why: String,
+    },
+}
+
+impl State {
+    /// The word for it.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Stale { .. } => "stale",
+            Self::Missing { .. } => "missing",
+        }
+    }
+}
+
+impl Status {
+    /// Replaces what is known of a volume.
+    pub fn set(&self, volume: VolumeStatus) {
+        self.inner().volumes.insert(volume.path.clone(), volume);
+    }
+
+    /// Everything, in the order of the volumes' paths.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<VolumeStatus> {
+        self.inner().volumes.values().cloned().collect()
+    }
+
+    /// Whether every volume of `expected` has a full set; the error names the first that has none
+    /// and why.
+    pub fn ready(&self, expected: &[PathBuf]) -> Result<(), String> {
+        let inner = self.inner();
+        expected.iter().try_for_each(|path| match inner.volumes.get(path) {
+            Some(volume) if volume.published => Ok(()),
+            Some(volume) => Err(volume.why_missing()),
+            None => Err(nothing_yet(path)),
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl VolumeStatus {
+    fn why_missing(&self) -> String {
+        let missing = self.references.iter().find_map(|reference| match &reference.state {
+            State::Missing { why } => Some(format!("{}: {}: {why}", self.path.display(), reference.reference)),
+            _ => None,
+        });
+        let publish = self.publish_error.as_ref().map(|error| format!("{}: {error}", self.path.display()));
+        publish.or(missing).unwrap_or_else(|| nothing_yet(&self.path))
+    }
+}
+
+fn nothing_yet(path: &Path) -> String {
+    format!("{}: nothing is published yet", path.display())
+}
+
+fn seconds<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => seconds_of(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn seconds_of<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(published: bool, state: State) -> VolumeStatus {
+        let reference = ReferenceStatus {
+            reference: "secretsmanager:a".into(),
+            role: None,
+            state,
+            version: None,
+            last_success: None,
+        };
+        VolumeStatus {
+            path: "/v".into(),
+            published,
+            published_at: None,
+            publishes: 0,
+            publish_error: None,
+            next_look: None,
+            references: vec![reference],
+        }
+    }
+
+    #[test]
+    fn ready_only_when_every_volume_has_its_set() {
+        let status = Status::default();
+        let expected = [PathBuf::from("/v")];
+        assert_eq!(status.ready(&expected).unwrap_err(), "/v: nothing is published yet");
+        status.set(volume(false, State::Missing { why: "AccessDeniedException".into() }));
+        assert_eq!(status.ready(&expected).unwrap_err(), "/v: secretsmanager:a: AccessDeniedException");
+        status.set(volume(true, State::Stale { since: SystemTime::UNIX_EPOCH, why: "w".into() }));
+        assert_eq!(status.ready(&expected), Ok(()));
+    }
+
+    #[test]
+    fn the_json_tells_state_since_and_why() {
+        let stale = volume(true, State::Stale { since: SystemTime::UNIX_EPOCH, why: "throttled".into() });
+        let json = serde_json::to_value(&stale).unwrap();
+        assert_eq!(json["references"][0]["state"], "stale");
+        assert_eq!(json["references"][0]["since"], 0);
+        assert_eq!(json["references"][0]["why"], "throttled");
+    }
+}

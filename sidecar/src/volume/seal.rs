@@ -1,0 +1,94 @@
+//! What is remembered of a published file: enough to notice a change, nothing to learn from.
+
+use std::fmt;
+
+use coffer_runtime::Secret;
+use hmac::{Hmac, KeyInit, Mac};
+use rustix::fs::Stat;
+use rustix::rand::{GetRandomFlags, getrandom};
+use sha2::Sha256;
+
+/// A file as it was published.
+#[derive(Clone, Debug)]
+pub(super) struct Seal {
+    pub(super) stamp: Stamp,
+    /// `None` when the file was adopted and cannot be read.
+    pub(super) digest: Option<Digest>,
+}
+
+/// The attributes of an inode that no change of its content or owner leaves as they were. Two
+/// exceptions, which only a look at the bytes finds: a store through a shared mapping, and a
+/// change in the same tick of the clock (of 1 to 10 ms before Linux 6.13).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stamp(Stat);
+
+impl Stamp {
+    pub(super) fn of(stat: Stat) -> Self {
+        Self(stat)
+    }
+
+    /// Whether nobody but the user `uid` may write to the inode.
+    pub(super) fn is_closed(&self, uid: u32) -> bool {
+        self.0.st_uid == uid && self.0.st_mode & 0o022 == 0
+    }
+
+    /// Whether the inode belongs to those of the two that are given.
+    pub(super) fn belongs_to(&self, uid: Option<u32>, gid: Option<u32>) -> bool {
+        uid.is_none_or(|uid| self.0.st_uid == uid) && gid.is_none_or(|gid| self.0.st_gid == gid)
+    }
+}
+
+impl PartialEq for Stamp {
+    fn eq(&self, Self(other): &Self) -> bool {
+        let Self(own) = self;
+        own.st_dev == other.st_dev
+            && own.st_ino == other.st_ino
+            && own.st_mode == other.st_mode
+            && own.st_uid == other.st_uid
+            && own.st_gid == other.st_gid
+            && own.st_size == other.st_size
+            && own.st_mtime == other.st_mtime
+            && own.st_mtime_nsec == other.st_mtime_nsec
+            && own.st_ctime == other.st_ctime
+            && own.st_ctime_nsec == other.st_ctime_nsec
+    }
+}
+
+/// The key of a volume's digests. It lives as long as the process, so a digest tells nothing to
+/// anyone who finds it elsewhere: not even that two secrets are equal.
+#[derive(Debug)]
+pub(super) struct Key(Secret);
+
+/// HMAC-SHA256 of a file's bytes.
+#[derive(Clone)]
+pub(super) struct Digest([u8; 32]);
+
+impl Key {
+    /// Draws a key.
+    pub(super) fn random() -> rustix::io::Result<Self> {
+        let mut key = vec![0; 32];
+        // getrandom(2): a request of up to 256 bytes is always answered in full.
+        getrandom(key.as_mut_slice(), GetRandomFlags::empty())?;
+        Ok(Self(Secret::new(key)))
+    }
+
+    pub(super) fn digest(&self, bytes: &[u8]) -> Digest {
+        Digest(self.over(bytes).finalize().into_bytes().into())
+    }
+
+    pub(super) fn verifies(&self, bytes: &[u8], Digest(digest): &Digest) -> bool {
+        self.over(bytes).verify_slice(digest).is_ok()
+    }
+
+    fn over(&self, bytes: &[u8]) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose()).expect("HMAC takes a key of any length");
+        mac.update(bytes);
+        mac
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digest(…)")
+    }
+}

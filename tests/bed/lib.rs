@@ -1,0 +1,45 @@
+//! The test bed: real parts to run Coffer's programs against, and instruments to watch them.
+//!
+//! - [`LocalStack`] stands in for AWS; [`Aws`] seeds it and asks what it holds.
+//! - [`FaultProxy`] goes between a program and LocalStack: it logs every call and answers as
+//!   AWS does on a bad day.
+//! - [`Program`] runs one of our binaries as a child, [`Proc`] looks into it from outside.
+//! - [`SetReader`] and [`FileWatch`] see a volume as an application sees it.
+//! - [`TokenFile`] is a pod's web-identity token.
+//!
+//! Whatever starts here ends with the test: a process, a thread or a folder lives no longer
+//! than the value that stands for it, and LocalStack no longer than the test process.
+
+pub mod aws;
+mod form;
+mod http;
+mod localstack;
+mod loopback;
+mod proc;
+mod program;
+pub mod proxy;
+mod service;
+mod tmpfs;
+mod token;
+mod unique;
+mod volume;
+mod wait;
+mod watch;
+
+pub use self::{
+    aws::Aws,
+    http::http_get,
+    localstack::LocalStack,
+    loopback::free_port,
+    proc::{Memory, Proc},
+    program::{Process, Program},
+    proxy::{Call, Fault, FaultProxy, Outcome, Rule, Times},
+    service::Service,
+    tmpfs::tmpfs_dir,
+    token::TokenFile,
+    unique::{unique_account, unique_id, unique_name},
+    volume::{SetReader, Snapshot},
+    wait::eventually,
+    watch::{FileEvent, FileWatch},
+};
+pub use rustix::process::Signal;
