@@ -28,8 +28,8 @@ pub struct VolumeStatus {
     pub published_at: Option<SystemTime>,
     /// How many sets this process has published.
     pub publishes: u64,
-    /// Why what was fetched could not be published, if that is so.
-    pub publish_error: Option<String>,
+    /// What keeps the set from being published, or a newer one from taking its place.
+    pub obstacle: Option<String>,
     /// When the volume is looked after next, in seconds since 1970.
     #[serde(serialize_with = "seconds")]
     pub next_look: Option<SystemTime>,
@@ -118,12 +118,8 @@ impl Status {
 
 impl VolumeStatus {
     fn why_missing(&self) -> String {
-        let missing = self.references.iter().find_map(|reference| match &reference.state {
-            State::Missing { why } => Some(format!("{}: {}: {why}", self.path.display(), reference.reference)),
-            _ => None,
-        });
-        let publish = self.publish_error.as_ref().map(|error| format!("{}: {error}", self.path.display()));
-        publish.or(missing).unwrap_or_else(|| nothing_yet(&self.path))
+        let obstacle = self.obstacle.as_ref().map(|why| format!("{}: {why}", self.path.display()));
+        obstacle.unwrap_or_else(|| nothing_yet(&self.path))
     }
 }
 
@@ -159,7 +155,7 @@ mod tests {
             published,
             published_at: None,
             publishes: 0,
-            publish_error: None,
+            obstacle: None,
             next_look: None,
             references: vec![reference],
         }
@@ -170,7 +166,9 @@ mod tests {
         let status = Status::default();
         let expected = [PathBuf::from("/v")];
         assert_eq!(status.ready(&expected).unwrap_err(), "/v: nothing is published yet");
-        status.set(volume(false, State::Missing { why: "AccessDeniedException".into() }));
+        let missing = State::Missing { why: "AccessDeniedException".into() };
+        let obstacle = Some("secretsmanager:a: AccessDeniedException".into());
+        status.set(VolumeStatus { obstacle, ..volume(false, missing) });
         assert_eq!(status.ready(&expected).unwrap_err(), "/v: secretsmanager:a: AccessDeniedException");
         status.set(volume(true, State::Stale { since: SystemTime::UNIX_EPOCH, why: "w".into() }));
         assert_eq!(status.ready(&expected), Ok(()));

@@ -89,7 +89,7 @@ fn table(volumes: &[Value], now: SystemTime) -> String {
             format!("{}: {state} {} ago", volume["path"].as_str().unwrap_or("?"), ago(&volume["published_at"]))
                 .replace(" - ago", ""),
         );
-        if let Some(error) = volume["publish_error"].as_str() {
+        if let Some(error) = volume["obstacle"].as_str() {
             lines.push(format!("  {error}"));
         }
         let mut rows =
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn the_table_tells_state_age_and_reason() {
         let body = serde_json::json!([{
-            "path": "/run/secrets/app", "published": true, "published_at": 940, "publish_error": null,
+            "path": "/run/secrets/app", "published": true, "published_at": 940, "obstacle": null,
             "references": [
                 {"reference": "secretsmanager:a", "state": "fresh", "version": "v1", "last_success": 990},
                 {"reference": "parameterstore:/b", "state": "stale", "since": 700, "why": "throttled", "version": "3", "last_success": 690},

@@ -35,7 +35,8 @@ pub(super) struct Keeper {
     /// Whether the set in place is a full one of this specification.
     complete: bool,
     publishes: u64,
-    publish_error: Option<String>,
+    /// What keeps the set from being published, or a newer one from taking its place.
+    obstacle: Option<String>,
 }
 
 /// A reference of the volume.
@@ -102,7 +103,7 @@ impl Keeper {
         }
         let schedule = Schedule::new(spec.refresh, shared.seed);
         let mut keeper =
-            Self { spec, volume, schedule, shared, key, entries, complete: false, publishes: 0, publish_error: None };
+            Self { spec, volume, schedule, shared, key, entries, complete: false, publishes: 0, obstacle: None };
         keeper.adopt();
         keeper.tell();
         Ok(keeper)
@@ -131,8 +132,12 @@ impl Keeper {
             }
             let settled = self.settle(&held, cause);
             self.remember(&held, &settled, true);
+            let Some(obstacle) = self.blocked(&held, &settled, afresh) else {
+                self.tell();
+                return Ok(());
+            };
+            self.obstacle = Some(obstacle.text.clone());
             self.tell();
-            let Some(obstacle) = self.obstacle(&held, &settled, afresh) else { return Ok(()) };
             if obstacle.class == Class::Invalid {
                 return self.give_up(obstacle.text, None, afresh);
             }
@@ -310,14 +315,14 @@ impl Keeper {
             }
             Err(error) => {
                 let text = error.to_string();
-                if self.publish_error.as_ref() != Some(&text) {
+                if self.obstacle.as_ref() != Some(&text) {
                     tracing::error!("{text}; the set in place stays");
                 }
-                self.publish_error = Some(text);
+                self.obstacle = Some(text);
                 return false;
             }
         }
-        self.publish_error = None;
+        self.obstacle = None;
         self.complete = true;
         true
     }
@@ -335,7 +340,7 @@ impl Keeper {
                 (None, Some(error)) => Some(Failure { class: Class::Invalid, text: error.to_string() }),
                 (None, None) if fetched && !settled.published => {
                     let waiting = || "fetched; waiting for the rest of the set".to_owned();
-                    let text = self.publish_error.clone().unwrap_or_else(waiting);
+                    let text = self.obstacle.clone().unwrap_or_else(waiting);
                     Some(Failure { class: Class::Transient, text })
                 }
                 (None, None) => None,
@@ -372,7 +377,7 @@ impl Keeper {
 
     /// What stands in the way of a start: the first thing that keeps the set from being published;
     /// with `afresh`, also what was taken from the set in place because it could not be fetched.
-    fn obstacle(&self, round: &Round, settled: &Settled, afresh: bool) -> Option<Failure> {
+    fn blocked(&self, round: &Round, settled: &Settled, afresh: bool) -> Option<Failure> {
         if settled.published && !afresh {
             return None;
         }
@@ -383,7 +388,7 @@ impl Keeper {
             let failure = failure.or_else(unmade)?;
             Some(Failure { text: format!("{}: {}", wanted.reference, failure.text), ..failure })
         });
-        let unpublished = || self.publish_error.clone().map(|text| Failure { class: Class::Transient, text });
+        let unpublished = || self.obstacle.clone().map(|text| Failure { class: Class::Transient, text });
         failed.or_else(unpublished)
     }
 
@@ -475,7 +480,7 @@ impl Keeper {
             published: self.complete,
             published_at: published.filter(|_| self.complete).map(|published| published.published_at),
             publishes: self.publishes,
-            publish_error: self.publish_error.clone(),
+            obstacle: self.obstacle.clone(),
             next_look: self.entries.values().map(|entry| entry.due).min(),
             references: references.collect(),
         });

@@ -97,9 +97,9 @@ pub enum SelectorError {
         column: usize,
     },
     /// A slice has the step 0.
-    #[error("the slice at column {column} has the step 0, which goes nowhere")]
+    #[error("the slice that ends at column {column} has the step 0, which goes nowhere")]
     ZeroStep {
-        /// Where.
+        /// Where its `]` is.
         column: usize,
     },
     /// A multi-select names a key twice.

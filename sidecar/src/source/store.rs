@@ -99,24 +99,43 @@ impl Store {
                 (Reference::Secret(secret), Some(known)) if describe => {
                     heads_wanted.push((secret.clone(), known.clone()));
                 }
-                _ => wanted.push((question.reference, None)),
+                _ => wanted.push(question.reference),
             }
         }
-        for (secret, known, head) in self.heads(heads_wanted, since).await {
+        // What needs no description does not wait for those that do.
+        let (changed, direct) = tokio::join!(self.changed(heads_wanted, since), self.values(wanted, since));
+        answers.extend(changed);
+        let found = |answer| Found::Answer { answer, next_rotation: None };
+        answers.extend(direct.into_iter().map(|(reference, result)| (reference, result.map(found))));
+        answers
+    }
+
+    /// Asks for the versions of secrets, and for the values of those whose version is not the known
+    /// one.
+    async fn changed(
+        &self,
+        secrets: Vec<(SecretRef, String)>,
+        since: Instant,
+    ) -> Vec<(Reference, Result<Found, AwsError>)> {
+        let mut answers = Vec::new();
+        let mut rotations = HashMap::new();
+        for (secret, known, head) in self.heads(secrets, since).await {
             let reference = Reference::Secret(secret.clone());
             match head {
                 Ok(head) if head.version(&secret.version) == Some(&known) => {
                     answers.push((reference, Ok(Found::Unchanged { next_rotation: head.next_rotation })));
                 }
-                Ok(head) => wanted.push((reference, head.next_rotation)),
+                Ok(head) => {
+                    rotations.insert(reference, head.next_rotation);
+                }
                 // Without leave to describe, the value itself tells.
-                Err(error) if error.class == Class::Denied => wanted.push((reference, None)),
+                Err(error) if error.class == Class::Denied => {
+                    rotations.insert(reference, None);
+                }
                 Err(error) => answers.push((reference, Err(error))),
             }
         }
-        let rotations: HashMap<Reference, _> = wanted.iter().cloned().collect();
-        let keys: Vec<Reference> = wanted.into_iter().map(|(reference, _)| reference).collect();
-        for (reference, result) in self.values(keys, since).await {
+        for (reference, result) in self.values(rotations.keys().cloned().collect(), since).await {
             let next_rotation = rotations.get(&reference).copied().flatten();
             answers.push((reference, result.map(|answer| Found::Answer { answer, next_rotation })));
         }

@@ -124,7 +124,7 @@ mod tests {
             assert_eq!(FileName::new(text), Err(why), "{text:?}");
         }
         assert_eq!(FileName::new(&"x".repeat(256)), Err(FileNameError::TooLong));
-        assert_eq!(FileName::new(&"x/".repeat(600).trim_end_matches('/').to_owned()), Err(FileNameError::TooLong));
+        assert_eq!(FileName::new("x/".repeat(600).trim_end_matches('/')), Err(FileNameError::TooLong));
     }
 
     #[test]

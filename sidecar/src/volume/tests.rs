@@ -130,7 +130,7 @@ fn a_reader_that_resolved_data_once_never_sees_a_mixed_or_missing_set() {
     publish(&mut volume, &numbered(0));
     let (rounds, done) = (AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let reader = scope.spawn(|| {
             while !done.load(SeqCst) {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
                 let data = openat(CWD, dir.path().join("..data"), flags, rustix::fs::Mode::empty()).unwrap();
@@ -153,7 +153,7 @@ fn a_reader_that_resolved_data_once_never_sees_a_mixed_or_missing_set() {
             // for so long would lose its own: it is promised two seconds or 256 generations.
             if at % 100 == 0 {
                 let seen = rounds.load(SeqCst);
-                while rounds.load(SeqCst) < seen + 2 {
+                while rounds.load(SeqCst) < seen + 2 && !reader.is_finished() {
                     std::thread::yield_now();
                 }
             }

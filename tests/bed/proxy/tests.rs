@@ -481,26 +481,3 @@ async fn says_when_the_upstream_is_away() {
     assert_eq!(refusal(get_secret(&aws).await).status, 502);
     assert!(matches!(proxy.calls()[0].outcome, Outcome::Unreachable(_)));
 }
-
-#[tokio::test]
-async fn zz_speed() {
-    let (_upstream, proxy, aws) = parts().await;
-    for replay in [true, false] {
-        proxy.set_replay(replay);
-        let started = Instant::now();
-        let tasks: Vec<_> = (0..16)
-            .map(|_| {
-                let aws = aws.clone();
-                tokio::spawn(async move {
-                    for _ in 0..1000 {
-                        get_secret(&aws).await.unwrap();
-                    }
-                })
-            })
-            .collect();
-        for t in tasks {
-            t.await.unwrap();
-        }
-        eprintln!("replay {replay}: {:.0}/s", 16000.0 / started.elapsed().as_secs_f64());
-    }
-}

@@ -53,7 +53,7 @@ fn says_what_is_wrong_and_what_was_meant() {
         ("sort_by(a, b)", "sort_by() at column 1 takes an array, and an expression such as `&name`"),
         ("a.[&b]", "`&` at column 4 makes an expression for `map`, `sort_by`, `min_by` or `max_by` only"),
         ("{a: b, a: c}", "`{a: b, a: c}` names the key `a` twice: remove one"),
-        ("a[::0]", "the slice at column 6 has the step 0, which goes nowhere"),
+        ("a[::0]", "the slice that ends at column 6 has the step 0, which goes nowhere"),
         (
             "!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!a",
             "a selector may nest at most 40 operators, and this goes deeper at column 41",
