@@ -5,6 +5,7 @@
 //!   AWS does on a bad day.
 //! - [`Program`] runs one of our binaries as a child, [`Proc`] looks into it from outside.
 //! - [`SetReader`] and [`FileWatch`] see a volume as an application sees it.
+//! - [`TlsFront`] puts TLS before any of them.
 //! - [`TokenFile`] is a pod's web-identity token.
 //!
 //! Whatever starts here ends with the test: a process, a thread or a folder lives no longer
@@ -19,6 +20,7 @@ mod proc;
 mod program;
 pub mod proxy;
 mod service;
+mod tls;
 mod tmpfs;
 mod token;
 mod unique;
@@ -35,6 +37,7 @@ pub use self::{
     program::{Process, Program},
     proxy::{Call, Fault, FaultProxy, Outcome, Rule, Times},
     service::Service,
+    tls::TlsFront,
     tmpfs::tmpfs_dir,
     token::TokenFile,
     unique::{unique_account, unique_id, unique_name},

@@ -202,9 +202,11 @@ impl Keeper {
     /// Asks for `wanted`. With `compare`, what is unchanged comes without its value.
     async fn look(&self, wanted: Vec<Wanted>, compare: bool, since: Instant, cause: Cause) -> Round {
         let mut by_access: BTreeMap<Access, Vec<Question>> = BTreeMap::new();
-        for wanted in wanted {
-            let known = self.entries[&wanted].seen.as_ref().filter(|_| compare).map(|seen| seen.version.clone());
-            by_access.entry(wanted.access).or_default().push(Question { reference: wanted.reference, known });
+        for Wanted { reference, access } in wanted.iter().cloned() {
+            let seen = self.entries.get(&Wanted { reference: reference.clone(), access: access.clone() });
+            let seen = seen.and_then(|entry| entry.seen.as_ref()).filter(|_| compare);
+            let known = seen.map(|seen| seen.version.clone());
+            by_access.entry(access).or_default().push(Question { reference, known });
         }
         let mut looks = JoinSet::new();
         for (access, questions) in by_access {
@@ -214,10 +216,14 @@ impl Keeper {
                 (access, found)
             });
         }
-        let mut round = Round::default();
-        while let Some(Ok((access, found))) = looks.join_next().await {
+        // Whatever happens to a look, a reference that was asked for does not stay without a word.
+        let lost = Failure { class: Class::Transient, text: "the look ended unexpectedly".to_owned() };
+        let mut round = Round { failed: wanted.into_iter().map(|wanted| (wanted, lost.clone())).collect(), ..Round::default() };
+        while let Some(look) = looks.join_next().await {
+            let Ok((access, found)) = look else { continue };
             for (reference, result) in found {
                 let wanted = Wanted { reference, access: access.clone() };
+                round.failed.remove(&wanted);
                 self.audit(&wanted, &result, cause);
                 self.sort_in(&mut round, wanted, result, compare);
             }

@@ -15,8 +15,9 @@ use super::inspect::{FOLDER_MODE, Sealed};
 use super::links;
 use super::manifest::{self, Manifest};
 use super::ownership;
-use super::seal::{Key, Seal, Stamp};
+use super::seal::{Seal, Stamp};
 use super::tree::Folder;
+use crate::digest::Key;
 use crate::render::{RenderedFile, RenderedSet};
 use crate::spec::{FileName, Owner};
 
@@ -105,8 +106,7 @@ impl<'v> Draft<'v> {
     ) -> Result<(), Fault> {
         for (leaf, (name, file)) in &folder.files {
             let stamp = self.file(dir, leaf, name, file)?;
-            let digest = Some(key.digest(file.content.expose()));
-            sealed.files.insert((*name).clone(), Seal { stamp, digest });
+            sealed.files.insert((*name).clone(), Seal::of(stamp, file.content.expose(), key));
         }
         for (leaf, folder) in &folder.folders {
             let path = if path.is_empty() { (*leaf).to_owned() } else { format!("{path}/{leaf}") };

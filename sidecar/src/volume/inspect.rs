@@ -14,8 +14,9 @@ use rustix::process::geteuid;
 use super::PublishedFile;
 use super::generation::{Generation, entries, open_folder};
 use super::manifest;
-use super::seal::{Key, Seal, Stamp};
+use super::seal::{Seal, Stamp};
 use super::tree::{Folder, split};
+use crate::digest::Key;
 use crate::render::{RenderedFile, RenderedSet};
 use crate::spec::{FileName, Owner};
 
@@ -62,7 +63,7 @@ pub(super) fn compare(
 /// Seals a file as it is found.
 pub(super) fn seal(generation: BorrowedFd<'_>, name: &FileName, key: &Key) -> io::Result<Seal> {
     match read(generation, name) {
-        Ok((bytes, stat)) => Ok(Seal { stamp: Stamp::of(stat), digest: Some(key.digest(bytes.expose())) }),
+        Ok((bytes, stat)) => Ok(Seal::of(Stamp::of(stat), bytes.expose(), key)),
         Err(Errno::ACCESS) => Ok(Seal { stamp: stamp(generation, name.as_str())?, digest: None }),
         Err(errno) => Err(errno),
     }
@@ -155,10 +156,10 @@ impl Comparison<'_> {
             Ok((found, _)) => found.expose() == bytes,
             Err(Errno::ACCESS) => {
                 let known = &self.known.get(name)?.seal;
-                known.stamp == stamp && known.digest.as_ref().is_some_and(|digest| self.key.verifies(bytes, digest))
+                known.stamp == stamp && known.verifies(bytes, self.key)
             }
             Err(_) => false,
         };
-        is_equal.then(|| Seal { stamp, digest: Some(self.key.digest(bytes)) })
+        is_equal.then(|| Seal::of(stamp, bytes, self.key))
     }
 }

@@ -52,7 +52,8 @@ pub use self::error::VolumeError;
 use self::generation::{Generation, GenerationName};
 use self::manifest::{Manifest, PublishedAs};
 use self::retired::Retired;
-use self::seal::{Key, Seal, Stamp};
+use self::seal::{Seal, Stamp};
+use crate::digest::Key;
 use crate::render::{Origin, RenderedFile, RenderedSet};
 use crate::spec::{FileName, Mode, Owner};
 
@@ -213,8 +214,7 @@ impl Volume {
         let current = self.current.as_ref()?;
         let file = current.published.files.get(name)?;
         let (bytes, _) = inspect::read(current.generation.dir(), name).ok()?;
-        file.seal.digest.as_ref().filter(|digest| self.key.verifies(bytes.expose(), digest))?;
-        Some(bytes)
+        file.seal.verifies(bytes.expose(), &self.key).then_some(bytes)
     }
 
     /// Whether the set in place still stands as it was published: links, folders, files, modes

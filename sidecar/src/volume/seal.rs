@@ -1,12 +1,8 @@
 //! What is remembered of a published file: enough to notice a change, nothing to learn from.
 
-use std::fmt;
-
-use coffer_runtime::Secret;
-use hmac::{Hmac, KeyInit, Mac};
 use rustix::fs::Stat;
-use rustix::rand::{GetRandomFlags, getrandom};
-use sha2::Sha256;
+
+use crate::digest::{Digest, Key};
 
 /// A file as it was published.
 #[derive(Clone, Debug)]
@@ -14,6 +10,18 @@ pub(super) struct Seal {
     pub(super) stamp: Stamp,
     /// `None` when the file was adopted and cannot be read.
     pub(super) digest: Option<Digest>,
+}
+
+impl Seal {
+    /// Seals a file that holds `bytes`.
+    pub(super) fn of(stamp: Stamp, bytes: &[u8], key: &Key) -> Self {
+        Self { stamp, digest: Some(key.digest([bytes])) }
+    }
+
+    /// Whether `bytes` are those that were published.
+    pub(super) fn verifies(&self, bytes: &[u8], key: &Key) -> bool {
+        self.digest.as_ref().is_some_and(|digest| *digest == key.digest([bytes]))
+    }
 }
 
 /// The attributes of an inode that no change of its content or owner leaves as they were. Two
@@ -51,44 +59,5 @@ impl PartialEq for Stamp {
             && own.st_mtime_nsec == other.st_mtime_nsec
             && own.st_ctime == other.st_ctime
             && own.st_ctime_nsec == other.st_ctime_nsec
-    }
-}
-
-/// The key of a volume's digests. It lives as long as the process, so a digest tells nothing to
-/// anyone who finds it elsewhere: not even that two secrets are equal.
-#[derive(Debug)]
-pub(super) struct Key(Secret);
-
-/// HMAC-SHA256 of a file's bytes.
-#[derive(Clone)]
-pub(super) struct Digest([u8; 32]);
-
-impl Key {
-    /// Draws a key.
-    pub(super) fn random() -> rustix::io::Result<Self> {
-        let mut key = vec![0; 32];
-        // getrandom(2): a request of up to 256 bytes is always answered in full.
-        getrandom(key.as_mut_slice(), GetRandomFlags::empty())?;
-        Ok(Self(Secret::new(key)))
-    }
-
-    pub(super) fn digest(&self, bytes: &[u8]) -> Digest {
-        Digest(self.over(bytes).finalize().into_bytes().into())
-    }
-
-    pub(super) fn verifies(&self, bytes: &[u8], Digest(digest): &Digest) -> bool {
-        self.over(bytes).verify_slice(digest).is_ok()
-    }
-
-    fn over(&self, bytes: &[u8]) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose()).expect("HMAC takes a key of any length");
-        mac.update(bytes);
-        mac
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Digest(…)")
     }
 }

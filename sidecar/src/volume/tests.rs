@@ -500,10 +500,12 @@ fn a_full_filesystem_keeps_the_old_set_and_says_what_is_needed() {
     let before = names(dir.path());
 
     let error = volume.publish(&big("x", 200), now(), SystemTime::now()).unwrap_err();
+    let VolumeError::NoSpace { needed, free, .. } = &error else { panic!("{error}") };
+    assert!(*needed > 200 << 10 && needed > free, "{error}");
     assert_eq!(
         error.to_string(),
         format!(
-            "volume {} has no room: the new set needs 212992 bytes beside the one in place, and 155648 are free; raise the \
+            "volume {} has no room: the new set needs {needed} bytes beside the one in place, and {free} are free; raise the \
              emptyDir's sizeLimit or the tmpfs's size",
             dir.path().display()
         )
