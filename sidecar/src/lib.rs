@@ -10,6 +10,7 @@
 
 mod digest;
 pub mod engine;
+pub mod file;
 pub mod identity;
 pub mod journal;
 pub mod metrics;

@@ -32,6 +32,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Program {
     name: String,
+    /// The command that runs it, if it does not run by itself.
+    wrapper: Vec<OsString>,
     args: Vec<OsString>,
     env: BTreeMap<OsString, OsString>,
 }
@@ -49,7 +51,14 @@ pub struct Process {
 impl Program {
     /// The workspace's binary of that name.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), args: Vec::new(), env: BTreeMap::new() }
+        Self { name: name.to_owned(), wrapper: Vec::new(), args: Vec::new(), env: BTreeMap::new() }
+    }
+
+    /// Has another command run it, such as `unshare --pid --fork`: the process is then that
+    /// command's, and this program's own only if the command becomes it.
+    pub fn under(mut self, command: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.wrapper = command.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        self
     }
 
     /// Adds an argument.
@@ -77,7 +86,9 @@ impl Program {
     /// Starts it, with an empty standard input.
     pub fn start(self) -> Result<Process> {
         let path = binary(&self.name)?;
-        let mut child = Command::new(&path)
+        let mut words = self.wrapper.iter().map(OsString::as_os_str).chain([path.as_os_str()]);
+        let mut child = Command::new(words.next().expect("at least the program itself"))
+            .args(words)
             .args(&self.args)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
@@ -254,14 +265,14 @@ impl Capture {
 }
 
 /// Where a binary of the workspace is: two folders above the running test, which cargo puts
-/// into `PROFILE/deps`.
+/// into `PROFILE/deps`, and a program into `PROFILE`.
 fn binary(name: &str) -> Result<PathBuf> {
     let folder = match std::env::var_os(BIN_DIR) {
         Some(folder) => PathBuf::from(folder),
         None => {
-            let test = std::env::current_exe()?;
-            let folder = test.ancestors().nth(2);
-            folder.with_context(|| format!("no build folder above {}", test.display()))?.to_owned()
+            let own = std::env::current_exe()?;
+            let folder = own.parent().with_context(|| format!("no build folder above {}", own.display()))?;
+            if folder.ends_with("deps") { folder.join("..") } else { folder.to_owned() }
         }
     };
     let path = folder.join(name);

@@ -215,6 +215,7 @@ impl Shared {
             Some(Fault::CredentialsLastFor(lifetime)) => relay().await.with_expiration(lifetime),
             Some(Fault::EmptyPageFirst) => Reply::empty_page(&call.operation),
             Some(Fault::Garbage) => Reply::garbage(),
+            Some(Fault::Body(body)) => Reply::of_body(body),
             Some(Fault::Throttle) => Reply::throttled(call.service),
             Some(Fault::Status(status)) => Reply::server_error(call.service, status),
             Some(Fault::AccessDenied) => Reply::access_denied(call),

@@ -9,12 +9,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
-/// Records who creates, changes, moves or removes anything in a folder tree.
-///
-/// Reading and opening for reading are not recorded.
+/// Records what is created, changed, moved or removed in a folder tree; with
+/// [`FileWatch::with_reads`] also what is opened and read.
 #[derive(Debug)]
 pub struct FileWatch {
     inotify: Inotify,
+    mask: WatchMask,
     folders: HashMap<WatchDescriptor, PathBuf>,
 }
 
@@ -32,8 +32,28 @@ impl FileWatch {
     ///
     /// A folder that appears later is watched from the moment [`Self::events`] learns of it.
     pub fn new(tree: &Path) -> Result<Self> {
+        let mask = WatchMask::CREATE
+            | WatchMask::MODIFY
+            | WatchMask::ATTRIB
+            | WatchMask::CLOSE_WRITE
+            | WatchMask::DELETE
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE
+            | WatchMask::MOVE_SELF;
+        Self::start(tree, mask)
+    }
+
+    /// [`Self::new`] that records every event inotify knows: opening, reading and closing too.
+    pub fn with_reads(tree: &Path) -> Result<Self> {
+        let mut watch = Self::start(tree, WatchMask::ALL_EVENTS)?;
+        // It has read the folders itself to find those below.
+        watch.events()?;
+        Ok(watch)
+    }
+
+    fn start(tree: &Path, mask: WatchMask) -> Result<Self> {
         let inotify = Inotify::init().context("cannot start inotify")?;
-        let mut watch = Self { inotify, folders: HashMap::new() };
+        let mut watch = Self { inotify, mask, folders: HashMap::new() };
         watch.add(tree).with_context(|| format!("cannot watch {}", tree.display()))?;
         Ok(watch)
     }
@@ -71,16 +91,7 @@ impl FileWatch {
     }
 
     fn add(&mut self, folder: &Path) -> io::Result<()> {
-        let mask = WatchMask::CREATE
-            | WatchMask::MODIFY
-            | WatchMask::ATTRIB
-            | WatchMask::CLOSE_WRITE
-            | WatchMask::DELETE
-            | WatchMask::DELETE_SELF
-            | WatchMask::MOVE
-            | WatchMask::MOVE_SELF
-            | WatchMask::ONLYDIR
-            | WatchMask::DONT_FOLLOW;
+        let mask = self.mask | WatchMask::ONLYDIR | WatchMask::DONT_FOLLOW;
         self.folders.insert(self.inotify.watches().add(folder, mask)?, folder.to_owned());
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
@@ -108,6 +119,11 @@ mod tests {
         fs::read(nested.join("old")).unwrap();
         fs::read_dir(&nested).unwrap().for_each(drop);
         assert_eq!(watch.events().unwrap(), []);
+
+        let mut watch_all = FileWatch::with_reads(root.path()).unwrap();
+        fs::read(nested.join("old")).unwrap();
+        let events = watch_all.events().unwrap();
+        assert!(events.iter().any(|event| event.mask.contains(EventMask::ACCESS)), "{events:?}");
 
         fs::write(nested.join("new"), "x").unwrap();
         fs::rename(nested.join("old"), root.path().join("moved")).unwrap();

@@ -46,13 +46,22 @@ fn head(stream: &TcpStream) -> Vec<String> {
 }
 
 fn json(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn one_secret(folder: &Path) -> Result<PathBuf> {
     let config = folder.join("coffer.yaml");
     let volume = folder.join("volume");
-    fs::write(&config, format!("region: eu-west-1\nrefresh: 1s\nvolumes:\n  - path: {}\n    files: [{{name: a, from: 'secretsmanager:prod/a'}}, {{name: b, from: 'parameterstore:/b'}}]\n", volume.display()))?;
+    fs::write(
+        &config,
+        format!(
+            "region: eu-west-1\nrefresh: 1s\nvolumes:\n  - path: {}\n    files: [{{name: a, from: 'secretsmanager:prod/a'}}, {{name: b, from: 'parameterstore:/b'}}]\n",
+            volume.display()
+        ),
+    )?;
     Ok(config)
 }
 
@@ -78,7 +87,9 @@ async fn container_credentials_are_fetched_with_the_token_and_renewed_with_the_n
     // Ends after five seconds: the sidecar has to come back.
     let agent = Listener::start(move || {
         let end = humantime::format_rfc3339_seconds(std::time::SystemTime::now() + Duration::from_secs(5));
-        json(&format!(r#"{{"AccessKeyId":"{account}","SecretAccessKey":"s","Token":"t","Expiration":"{end}","AccountId":"{account}"}}"#))
+        json(&format!(
+            r#"{{"AccessKeyId":"{account}","SecretAccessKey":"s","Token":"t","Expiration":"{end}","AccountId":"{account}"}}"#
+        ))
     })?;
     let sidecar = coffer(&config)?
         .env("AWS_ENDPOINT_URL", proxy.url())
@@ -88,8 +99,12 @@ async fn container_credentials_are_fetched_with_the_token_and_renewed_with_the_n
     eventually(Duration::from_secs(20), async || Ok(fs::read(folder.path().join("volume/a"))?)).await?;
     fs::write(&token, "second-token")?;
     eventually(Duration::from_secs(20), async || {
-        let tokens: Vec<String> =
-            agent.requests().iter().flatten().filter_map(|line| line.to_lowercase().strip_prefix("authorization: ").map(str::to_owned)).collect();
+        let tokens: Vec<String> = agent
+            .requests()
+            .iter()
+            .flatten()
+            .filter_map(|line| line.to_lowercase().strip_prefix("authorization: ").map(str::to_owned))
+            .collect();
         ensure!(tokens.first().is_some_and(|token| token == "first-token"), "{tokens:?}");
         ensure!(tokens.last().is_some_and(|token| token == "second-token"), "{tokens:?}");
         Ok(())
@@ -105,7 +120,8 @@ async fn container_credentials_are_fetched_with_the_token_and_renewed_with_the_n
 async fn endpoints_asked_for(variables: &[(&str, &str)]) -> Result<BTreeSet<String>> {
     let folder = tmpfs_dir()?;
     let config = one_secret(folder.path())?;
-    let proxy = Listener::start(|| "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned())?;
+    let proxy =
+        Listener::start(|| "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned())?;
     let sidecar = coffer(&config)?
         .env("HTTPS_PROXY", format!("http://127.0.0.1:{}", proxy.port))
         .env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
@@ -128,7 +144,14 @@ async fn endpoints_asked_for(variables: &[(&str, &str)]) -> Result<BTreeSet<Stri
 #[tokio::test]
 async fn plain_endpoints_are_regional_and_reached_through_the_proxy() -> Result<()> {
     let asked = endpoints_asked_for(&[]).await?;
-    ensure!(asked == BTreeSet::from(["secretsmanager.eu-west-1.amazonaws.com:443".into(), "ssm.eu-west-1.amazonaws.com:443".into()]), "{asked:?}");
+    ensure!(
+        asked
+            == BTreeSet::from([
+                "secretsmanager.eu-west-1.amazonaws.com:443".into(),
+                "ssm.eu-west-1.amazonaws.com:443".into()
+            ]),
+        "{asked:?}"
+    );
     Ok(())
 }
 
@@ -178,12 +201,14 @@ async fn a_ca_bundle_is_trusted_and_without_it_the_server_is_not() -> Result<()>
     let bundle = folder.path().join("ca.pem");
     fs::write(&bundle, front.certificate_pem())?;
 
-    let distrusting = coffer(&config)?.args(["--once", "--startup-timeout=1s"]).envs(aws.environment(&front.url())).start()?;
+    let distrusting =
+        coffer(&config)?.args(["--once", "--startup-timeout=1s"]).envs(aws.environment(&front.url())).start()?;
     ensure!(distrusting.wait(Duration::from_secs(20)).await?.code() == Some(1));
     let said = distrusting.stderr();
     ensure!(said.contains("ConnectionFailed") && said.to_lowercase().contains("certificate"), "{said}");
 
-    let trusting = coffer(&config)?.arg("--once").envs(aws.environment(&front.url())).env("AWS_CA_BUNDLE", &bundle).start()?;
+    let trusting =
+        coffer(&config)?.arg("--once").envs(aws.environment(&front.url())).env("AWS_CA_BUNDLE", &bundle).start()?;
     ensure!(trusting.wait(Duration::from_secs(20)).await?.success(), "{}", trusting.stderr());
     ensure!(fs::read(folder.path().join("volume/a"))? == b"value");
     Ok(())

@@ -1,3 +1,21 @@
-//! Tests of the `coffer` command, as its user and its application meet it.
+//! `coffer run` and its sister commands against a real AWS API: one file for each behaviour.
 
+mod calls;
 mod endpoints;
+mod fallback;
+mod faults;
+mod fixture;
+mod formats;
+mod identity;
+mod leaks;
+mod life;
+mod mistakes;
+mod ops;
+mod permission;
+mod publish;
+mod refresh;
+mod repair;
+mod restart;
+mod room;
+mod rotation;
+mod start;

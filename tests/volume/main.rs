@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bed::{Program, SetReader, tmpfs_dir};
-use coffer::spec::Owner;
+use coffer::file::Owner;
 use coffer::volume::{Options, Volume};
 
 /// Sets that must have been published before the test is content.

@@ -8,8 +8,8 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
 
+use coffer::file::{FileName, Mode, Owner};
 use coffer::render::{Origin, RenderedFile, RenderedSet};
-use coffer::spec::{FileName, Mode, Owner};
 use coffer::volume::{Options, Volume};
 use coffer_runtime::Secret;
 

@@ -12,6 +12,7 @@ use coffer::metrics::{self, Calls};
 use coffer::source::Source;
 use coffer::spec::Config;
 use coffer::status::Status;
+use coffer::volume::VolumeError;
 use coffer_runtime::aws::{Aws, Timeouts, session_name};
 use coffer_runtime::process::{Exit, Termination};
 use coffer_runtime::telemetry::{LogFormat, LogLevel, init_logs, ops_router, serve};
@@ -56,6 +57,9 @@ pub(super) struct Run {
     no_audit: bool,
 }
 
+/// How long the end may take after SIGTERM: as PID 1 it is under a second in all.
+const DRAIN: Duration = Duration::from_millis(800);
+
 /// A command that failed: what to say, and the exit code.
 struct Failed(Exit, String);
 
@@ -66,6 +70,14 @@ impl Failed {
 
     fn at_run_time(error: impl ToString) -> Self {
         Self(Exit::Failed, error.to_string())
+    }
+
+    /// A volume that was refused: for good, or only now.
+    fn volume(error: VolumeError) -> Self {
+        match error {
+            VolumeError::Busy { .. } | VolumeError::Io { .. } => Self::at_run_time(error),
+            _ => Self::usage(error),
+        }
     }
 }
 
@@ -92,17 +104,24 @@ impl Run {
     async fn serve(self, config: Config) -> Result<(), Failed> {
         // Before anything else: as PID 1, a signal without a listener is lost.
         let mut termination = Termination::listen().map_err(Failed::at_run_time)?;
+        let (end, shutdown) = watch::channel(false);
+        let mut work = std::pin::pin!(self.publish(config, shutdown));
         tokio::select! {
-            result = self.publish(config) => result,
+            result = &mut work => result,
             name = termination.requested() => {
                 tracing::info!("{name}: ending; the published files stay");
-                Ok(())
+                end.send_replace(true);
+                tokio::time::timeout(DRAIN, work).await.unwrap_or(Ok(()))
             }
         }
     }
 
-    async fn publish(self, config: Config) -> Result<(), Failed> {
-        let aws = Aws::load(config.region.as_deref(), Timeouts::default()).await.map_err(Failed::usage)?;
+    /// Publishes, and keeps fresh what it published, until `shutdown` says true.
+    async fn publish(self, config: Config, mut shutdown: watch::Receiver<bool>) -> Result<(), Failed> {
+        let aws = tokio::select! {
+            aws = Aws::load(config.region.as_deref(), Timeouts::default()) => aws.map_err(Failed::usage)?,
+            _ = shutdown.wait_for(|end| *end) => return Ok(()),
+        };
         let region = region(&aws, &config)?;
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let session = session_name(&env);
@@ -113,32 +132,32 @@ impl Run {
         let status = Status::default();
         let journal = if self.no_audit { Journal::Off } else { Journal::Stdout };
         let shared = Shared { source: Arc::new(source), status: status.clone(), journal, seed: seed(&session) };
-        let mut engine = Engine::open(config.volumes, self.allow_disk, &shared).map_err(Failed::usage)?;
+        let mut engine = Engine::open(config.volumes, self.allow_disk, &shared).map_err(Failed::volume)?;
 
-        let paths = engine.paths();
-        let ready = {
-            let status = status.clone();
-            Arc::new(move || status.ready(&paths))
-        };
-        let router =
-            ops_router(metrics::registry(&calls, status.clone(), identities), ready).merge(status_route(status));
         if !self.once {
             let address = self.listen.unwrap_or(config.listen);
             let listener = TcpListener::bind(address).await.map_err(|error| {
-                Failed::usage(format!(
-                    "cannot serve on {address}: {error}; choose another address with --listen or `listen:`"
-                ))
+                let fix = "choose another address with --listen or `listen:`";
+                Failed::at_run_time(format!("cannot serve on {address}: {error}; {fix}"))
             })?;
-            tokio::spawn(serve(listener, router));
+            let registry = metrics::registry(&calls, status.clone(), identities);
+            let ready = {
+                let (status, paths) = (status.clone(), engine.paths());
+                move || status.ready(&paths)
+            };
+            tokio::spawn(serve(listener, ops_router(registry, Arc::new(ready)).merge(status_route(status))));
         }
 
-        engine.start(self.startup_timeout, self.once).await.map_err(Failed::at_run_time)?;
-        if self.once {
+        let started = engine.start(self.startup_timeout, self.once, &shutdown).await.map_err(Failed::at_run_time);
+        if self.once || started.is_err() || *shutdown.borrow() {
+            let interrupted = self.once && *shutdown.borrow();
             engine.close();
-            return Ok(());
+            return if interrupted {
+                Err(Failed::at_run_time("ended before everything was published"))
+            } else {
+                started
+            };
         }
-        // The sender lives as long as this future: dropped with it, it ends the engine.
-        let (_running, shutdown) = watch::channel(false);
         engine.run(shutdown).await.map_err(Failed::at_run_time)
     }
 }

@@ -218,7 +218,8 @@ impl Keeper {
         }
         // Whatever happens to a look, a reference that was asked for does not stay without a word.
         let lost = Failure { class: Class::Transient, text: "the look ended unexpectedly".to_owned() };
-        let mut round = Round { failed: wanted.into_iter().map(|wanted| (wanted, lost.clone())).collect(), ..Round::default() };
+        let mut round =
+            Round { failed: wanted.into_iter().map(|wanted| (wanted, lost.clone())).collect(), ..Round::default() };
         while let Some(look) = looks.join_next().await {
             let Ok((access, found)) = look else { continue };
             for (reference, result) in found {

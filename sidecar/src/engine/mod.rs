@@ -76,13 +76,23 @@ impl Engine {
     /// Publishes the first set of every volume, retrying what may yet come until `limit` is over.
     ///
     /// A volume that still holds a whole set of the same files, from before a restart, does not
-    /// fail the start unless `afresh`: it goes on, stale.
-    pub async fn start(&mut self, limit: Duration, afresh: bool) -> Result<(), StartError> {
+    /// fail the start unless `afresh`: it goes on, stale. Ends early, and well, when `shutdown` says
+    /// true.
+    pub async fn start(
+        &mut self,
+        limit: Duration,
+        afresh: bool,
+        shutdown: &watch::Receiver<bool>,
+    ) -> Result<(), StartError> {
         let deadline = Instant::now() + limit;
         let mut starts = JoinSet::new();
         for mut keeper in self.keepers.drain(..) {
+            let mut shutdown = shutdown.clone();
             starts.spawn(async move {
-                let result = keeper.start(deadline, limit, afresh).await;
+                let result = tokio::select! {
+                    result = keeper.start(deadline, limit, afresh) => result,
+                    _ = shutdown.wait_for(|end| *end) => Ok(()),
+                };
                 (keeper, result)
             });
         }

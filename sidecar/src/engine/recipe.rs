@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use coffer_runtime::Secret;
 
+use crate::file::{FileName, FileNameError};
 use crate::render::{Collision, Origin, RenderError, RenderedFile, RenderedSet, render};
 use crate::source::{Answer, Fetched};
-use crate::spec::{FileName, FileNameError, FileSpec, Naming, Wanted};
+use crate::spec::{FileSpec, Naming, Wanted};
 use crate::volume::Volume;
 
 /// Why an entry of a volume gives no files.

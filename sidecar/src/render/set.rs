@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use coffer_runtime::Secret;
 
-use crate::spec::{FileName, Mode};
+use crate::file::{FileName, Mode};
 
 /// Files that belong together. A volume publishes the set, and other doors return or copy it;
 /// the set knows none of them.

@@ -247,11 +247,15 @@ fn wire_name(parameter: &ParameterRef) -> String {
 }
 
 fn means(wanted: &ParameterRef, given: &ssm::types::Parameter) -> bool {
-    let selector = given.selector.as_deref().unwrap_or_default().trim_start_matches(':');
+    // AWS repeats the selector, LocalStack does not; no call asks for two versions of one name.
+    let selector = given.selector.as_deref().map(|selector| selector.trim_start_matches(':'));
     let same_version = match &wanted.version {
-        ParameterVersion::Latest => selector.is_empty(),
-        ParameterVersion::Number(number) => selector == number.to_string(),
-        ParameterVersion::Label(label) => selector == label,
+        ParameterVersion::Latest => selector.is_none_or(str::is_empty),
+        ParameterVersion::Number(number) => match selector {
+            Some(selector) => selector == number.to_string(),
+            None => u64::try_from(given.version) == Ok(*number),
+        },
+        ParameterVersion::Label(label) => selector.is_none_or(|selector| selector == label),
     };
     let name = &wanted.name;
     same_version && (given.name.as_ref() == Some(name) || given.arn.as_ref() == Some(name))

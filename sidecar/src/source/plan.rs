@@ -50,8 +50,24 @@ pub(super) fn plan_values(references: &BTreeSet<Reference>, apart: &HashSet<Refe
             many => Call::Batch(many.to_vec()),
         });
     }
-    calls.extend(parameters.chunks(PARAMETERS_MAX).map(|chunk| Call::Parameters(chunk.to_vec())));
+    calls.extend(parameter_calls(parameters));
     calls
+}
+
+/// No name stands twice in a call, with whatever version: GetParameters takes no duplicates, and an
+/// answer is then known by its name alone where a store does not repeat the selector.
+fn parameter_calls(parameters: Vec<ParameterRef>) -> impl Iterator<Item = Call> {
+    let mut calls: Vec<Vec<ParameterRef>> = Vec::new();
+    for parameter in parameters {
+        let has_room = |call: &&mut Vec<ParameterRef>| {
+            call.len() < PARAMETERS_MAX && call.iter().all(|one| one.name != parameter.name)
+        };
+        match calls.iter_mut().find(has_room) {
+            Some(call) => call.push(parameter),
+            None => calls.push(vec![parameter]),
+        }
+    }
+    calls.into_iter().map(Call::Parameters)
 }
 
 /// The secrets to describe, so that only changed ones are fetched, and the references that each
@@ -110,6 +126,19 @@ mod tests {
         let apart: HashSet<Reference> = ["parameterstore:/p3".parse().unwrap()].into();
         let sizes: Vec<usize> = plan_values(&wanted, &apart, true).iter().map(|call| asked_by(call).len()).collect();
         assert_eq!(sizes, [1, 4]);
+    }
+
+    #[test]
+    fn versions_of_one_parameter_are_asked_for_in_calls_of_their_own() {
+        let wanted = references(&[
+            "parameterstore:/a".into(),
+            "parameterstore:/a?version=1".into(),
+            "parameterstore:/a?label=x".into(),
+            "parameterstore:/b".into(),
+        ]);
+        let sizes: Vec<usize> =
+            plan_values(&wanted, &HashSet::new(), true).iter().map(|call| asked_by(call).len()).collect();
+        assert_eq!(sizes, [2, 1, 1]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use coffer_runtime::aws::{Aws, AwsError, CallObserver, Class, Credentials};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -24,6 +25,10 @@ const DENIAL_KEPT: Duration = Duration::from_secs(3600);
 /// then. Everything slower is the schedule's business.
 const SECOND_TRY: Duration = Duration::from_millis(150);
 
+/// Calls in the air at once. Each holds its share of memory; a rate of calls is not made higher by
+/// more of them.
+const LANES: usize = 4;
+
 type ValueResult = Result<Arc<Answer>, AwsError>;
 type HeadResult = Result<Head, AwsError>;
 
@@ -35,6 +40,7 @@ struct Inner {
     region: String,
     secrets_budget: Arc<Budget>,
     parameters_budget: Arc<Budget>,
+    lanes: Semaphore,
     calls: Arc<dyn CallObserver>,
     values: Arc<Flights<Reference, ValueResult>>,
     heads: Arc<Flights<String, HeadResult>>,
@@ -65,6 +71,7 @@ impl Store {
             region: region.to_owned(),
             secrets_budget: budgets.of(account, region, Service::SecretsManager),
             parameters_budget: budgets.of(account, region, Service::ParameterStore),
+            lanes: Semaphore::new(LANES),
             calls,
             values: Arc::new(Flights::new()),
             heads: Arc::new(Flights::new()),
@@ -335,10 +342,13 @@ impl Inner {
         loop {
             let keys = self.credentials.get().await?;
             budget.spend().await;
+            // Held to the end of the call; nobody closes a store's lanes.
+            let lane = self.lanes.acquire().await;
             let started = Instant::now();
             let result = ask().await;
             let outcome = result.as_ref().map(|(_, request_id)| request_id.as_deref());
             self.calls.called(action, outcome, started.elapsed());
+            drop(lane);
             match result {
                 Ok((answer, _)) => return Ok(answer),
                 Err(error) if error.class == Class::CredentialsRejected && !renewed => {

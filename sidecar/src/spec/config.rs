@@ -6,7 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::yaml::{self, Key, Kind, Node};
-use super::{Access, FileName, FileSpec, Mode, Naming, Owner, Place, Reference, RoleStep, VolumeSpec, Wanted, nearest};
+use super::{Access, FileSpec, Naming, Place, Reference, RoleStep, VolumeSpec, Wanted, nearest};
+use crate::file::{FileName, Mode, Owner};
 use crate::render::{Format, Selector};
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(60);

@@ -5,8 +5,6 @@
 //! name, reference, mode and selector is valid.
 
 mod config;
-mod mode;
-mod name;
 mod reference;
 mod yaml;
 
@@ -15,11 +13,10 @@ use std::time::Duration;
 
 pub use coffer_runtime::aws::RoleStep;
 pub use config::{Config, ConfigError, Problem, RateLimits};
-pub use mode::{Mode, ModeError, Owner};
-pub use name::{FileName, FileNameError};
 pub use reference::{ParameterRef, ParameterVersion, PathRef, Reference, ReferenceError, SecretRef, SecretVersion};
 pub use yaml::Place;
 
+use crate::file::{FileName, Mode, Owner};
 use crate::render::{Format, Selector};
 
 /// A directory of files that are published together.

@@ -1,7 +1,7 @@
 //! Opening a volume's directory: found or made, verified, and locked.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use rustix::fs::{
@@ -16,13 +16,31 @@ use super::generation::{self, open_folder};
 /// Permission bits of a directory that is made: an application must get through.
 const MODE: u32 = 0o755;
 
-/// A volume's directory, locked.
+/// A volume's directory, verified and locked.
 pub(super) struct Directory {
-    pub(super) dir: OwnedFd,
+    pub(super) dir: Locked,
     /// Whether what is written outlives the power.
     pub(super) durable: bool,
     /// What was made for it.
     pub(super) made: Made,
+}
+
+/// A directory that this process has locked against others.
+#[derive(Debug)]
+pub(super) struct Locked(OwnedFd);
+
+impl AsFd for Locked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // flock(2): the lock lasts until every duplicate of the descriptor is closed, and a child
+        // between fork and exec holds one. Unlocking does not wait for it.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// Directories that were made, the topmost first.
@@ -45,7 +63,7 @@ pub(super) fn open(path: &Path, allow_disk: bool) -> Result<Directory, VolumeErr
         return Err(VolumeError::BadPath { path: path.to_owned() });
     }
     let failed = |action| move |errno| Fault::io(action, "", errno).at(path);
-    let check = |dir: &OwnedFd| match filesystem::of(dir.as_fd()).map_err(failed("inspect the filesystem of"))? {
+    let check = |dir: BorrowedFd<'_>| match filesystem::of(dir).map_err(failed("inspect the filesystem of"))? {
         Filesystem::Memory => Ok(false),
         Filesystem::Other(_) if allow_disk => Ok(true),
         Filesystem::Other(found) => Err(VolumeError::NotTmpfs { path: path.to_owned(), found }),
@@ -53,7 +71,7 @@ pub(super) fn open(path: &Path, allow_disk: bool) -> Result<Directory, VolumeErr
 
     let (mut dir, missing) = nearest(path)?;
     // Before anything is made; what is made below lies on the same filesystem.
-    check(&dir)?;
+    check(dir.as_fd())?;
     let mut made = Made::default();
     for name in missing {
         match make(&dir, name) {
@@ -71,13 +89,13 @@ pub(super) fn open(path: &Path, allow_disk: bool) -> Result<Directory, VolumeErr
     }
     // A descriptor that was opened for its path alone can neither be locked nor synced.
     let dir = open_folder(dir.as_fd(), ".").map_err(failed("open"))?;
-    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
+    let dir = match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Locked(dir),
         Err(Errno::WOULDBLOCK) => return Err(VolumeError::Busy { path: path.to_owned() }),
         Err(errno) => return Err(failed("lock")(errno)),
-    }
+    };
     // Again: somebody may have mounted or made it meanwhile.
-    match check(&dir) {
+    match check(dir.as_fd()) {
         Ok(durable) => Ok(Directory { dir, durable, made }),
         Err(error) => {
             made.undo();

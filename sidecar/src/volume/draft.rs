@@ -18,8 +18,8 @@ use super::ownership;
 use super::seal::{Seal, Stamp};
 use super::tree::Folder;
 use crate::digest::Key;
+use crate::file::{FileName, Owner};
 use crate::render::{RenderedFile, RenderedSet};
-use crate::spec::{FileName, Owner};
 
 /// A generation that is not in place yet.
 pub(super) struct Draft<'v> {

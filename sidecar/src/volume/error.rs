@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::spec::Owner;
+use crate::file::Owner;
 
 /// Why a volume could not be opened or a set not published. Never holds a file's content.
 #[derive(Debug, thiserror::Error)]

@@ -17,8 +17,8 @@ use super::manifest;
 use super::seal::{Seal, Stamp};
 use super::tree::{Folder, split};
 use crate::digest::Key;
+use crate::file::{FileName, Owner};
 use crate::render::{RenderedFile, RenderedSet};
-use crate::spec::{FileName, Owner};
 
 /// Permission bits of every folder of a generation: anyone may pass, only Coffer may change. The
 /// files' own modes say who may read.

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::inspect;
+use crate::file::{FileName, Mode};
 use crate::render::{Origin, RenderedFile, RenderedSet};
-use crate::spec::{FileName, Mode};
 
 /// The manifest's name in a generation: one that no [`FileName`] can have.
 pub(super) const NAME: &str = "..coffer.json";

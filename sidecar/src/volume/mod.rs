@@ -39,13 +39,14 @@ mod tests;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use coffer_runtime::Secret;
 use rustix::process::geteuid;
 
+use self::directory::Locked;
 use self::draft::Draft;
 use self::error::Fault;
 pub use self::error::VolumeError;
@@ -54,15 +55,15 @@ use self::manifest::{Manifest, PublishedAs};
 use self::retired::Retired;
 use self::seal::{Seal, Stamp};
 use crate::digest::Key;
+use crate::file::{FileName, Mode, Owner};
 use crate::render::{Origin, RenderedFile, RenderedSet};
-use crate::spec::{FileName, Mode, Owner};
 
 /// A directory whose files are published together: opened, verified, and locked against any
 /// other Coffer process until dropped.
 #[derive(Debug)]
 pub struct Volume {
     path: PathBuf,
-    dir: OwnedFd,
+    dir: Locked,
     owner: Owner,
     /// Whether the volume outlives a power cut, so that what is written must be synced.
     durable: bool,

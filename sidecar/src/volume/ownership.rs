@@ -9,7 +9,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::error::Fault;
 use super::generation::entries;
-use crate::spec::Owner;
+use crate::file::Owner;
 
 /// What a named probe's name starts with; random digits follow.
 const PROBE: &str = "..coffer-probe.";

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
@@ -736,8 +737,11 @@ fn a_second_process_is_told_who_serves_the_volume() {
         error.to_string(),
         format!("another coffer process serves {}; stop it, or give each its own volume path", dir.path().display())
     );
+    // A child that has not come to its exec still holds the descriptor; it does not hold the lock.
+    let child = rustix::io::dup(&volume.dir).unwrap();
     drop(volume);
     assert!(Volume::open(options(dir.path()), now()).is_ok());
+    drop(child);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::spec::FileName;
+use crate::file::FileName;
 
 /// A folder of a set: its files and folders by their last component.
 pub(super) struct Folder<'a, T> {

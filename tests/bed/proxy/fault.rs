@@ -44,6 +44,8 @@ pub enum Fault {
     EmptyPageFirst,
     /// 200 and a page that no AWS service sends, such as a captive portal's.
     Garbage,
+    /// 200 and this body, whatever was asked.
+    Body(String),
     /// Relays, but the credentials say they last only this long, from now; the upstream knows
     /// nothing of that. Meets only the `AssumeRole…` operations.
     CredentialsLastFor(Duration),

@@ -141,6 +141,11 @@ impl Reply {
         Self::made_up(200, "text/html", page.to_owned())
     }
 
+    /// 200 and that body.
+    pub(super) fn of_body(body: String) -> Self {
+        Self::made_up(200, JSON, body)
+    }
+
     fn made_up(status: u16, content_type: &'static str, body: String) -> Self {
         Self::with_id(status, content_type, |_| body)
     }

@@ -120,7 +120,8 @@ impl Credentials {
         let now = SystemTime::now();
         let held = self.held().as_ref().map(|held| (held.keys.clone(), held.renew_at));
         match held {
-            Some((keys, renew_at)) if renew_at.is_none_or(|at| now < at) => Ok(keys),
+            // After a failed renewal the next try may lie beyond their end.
+            Some((keys, renew_at)) if renew_at.is_none_or(|at| now < at) && lives(&keys, now) => Ok(keys),
             Some((keys, _)) if lives(&keys, now) => {
                 // Still good: whoever gets the turn renews, the others go on with what there is.
                 let Ok(_turn) = self.0.turn.try_lock() else { return Ok(keys) };

@@ -161,16 +161,11 @@ impl AwsError {
                         code.to_owned(),
                         service.err().message().unwrap_or("no message").to_owned(),
                     ),
-                    None => {
-                        (Class::of_code("", status), format!("HTTP{status}"), "no error code in the answer".to_owned())
-                    }
+                    None => without_code(status),
                 }
             }
             // The cause may quote the answer, and the answer may hold a value: it is left out.
-            SdkError::ResponseError(response) => {
-                let status = response.raw().status().as_u16();
-                (Class::Transient, "UnreadableAnswer".to_owned(), format!("HTTP status {status}, not an answer of AWS"))
-            }
+            SdkError::ResponseError(response) => without_code(response.raw().status().as_u16()),
             _ => (Class::Invalid, "RequestNotSent".to_owned(), chain(error)),
         };
         Self { action, class, code, message: one_line(&message), request_id: error.request_id().map(str::to_owned) }
@@ -188,6 +183,17 @@ impl fmt::Display for AwsError {
 }
 
 impl Error for AwsError {}
+
+/// An answer without a code is not AWS's own: a load balancer's while the service behind it is
+/// down, or that of something on the way (a proxy, a captive portal), whatever its status says.
+pub(super) fn without_code(status: u16) -> (Class, String, String) {
+    match Class::of_code("", status) {
+        class @ (Class::Transient | Class::Throttled) => {
+            (class, format!("HTTP{status}"), "no error code in the answer".to_owned())
+        }
+        _ => (Class::Transient, "UnreadableAnswer".to_owned(), format!("HTTP status {status}, not an answer of AWS")),
+    }
+}
 
 /// The innermost causes, outermost first, without the SDK's repetitions.
 fn chain(error: &dyn Error) -> String {

@@ -16,6 +16,16 @@ fn an_unknown_code_is_judged_by_its_status() {
 }
 
 #[test]
+fn an_answer_without_a_code_is_not_of_aws() {
+    let read = |status| error::without_code(status);
+    assert_eq!((read(502).0, read(502).1.as_str()), (Class::Transient, "HTTP502"));
+    assert_eq!((read(429).0, read(429).1.as_str()), (Class::Throttled, "HTTP429"));
+    for status in [200, 302, 403, 407] {
+        assert_eq!((read(status).0, read(status).1.as_str()), (Class::Transient, "UnreadableAnswer"), "{status}");
+    }
+}
+
+#[test]
 fn a_message_of_aws_stays_on_one_bounded_line() {
     let error = AwsError::new("ssm:GetParameters", Class::Denied, "AccessDeniedException", &"a\nb\u{1b}".repeat(900));
     assert!(error.to_string().lines().count() == 1 && error.message.len() <= 600, "{error}");
