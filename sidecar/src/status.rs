@@ -66,11 +66,15 @@ pub enum State {
         /// Since when, in seconds since 1970.
         #[serde(serialize_with = "seconds_of")]
         since: SystemTime,
+        /// AWS's code for what failed last, or a word of Coffer's.
+        code: String,
         /// What failed last, and the fix.
         why: String,
     },
     /// There is nothing in the files.
     Missing {
+        /// AWS's code for what failed last, or a word of Coffer's.
+        code: String,
         /// What failed last, and the fix; or that it is optional and not there.
         why: String,
     },
@@ -166,20 +170,24 @@ mod tests {
         let status = Status::default();
         let expected = [PathBuf::from("/v")];
         assert_eq!(status.ready(&expected).unwrap_err(), "/v: nothing is published yet");
-        let missing = State::Missing { why: "AccessDeniedException".into() };
+        let missing = State::Missing { code: "AccessDeniedException".into(), why: "denied".into() };
         let obstacle = Some("secretsmanager:a: AccessDeniedException".into());
         status.set(VolumeStatus { obstacle, ..volume(false, missing) });
         assert_eq!(status.ready(&expected).unwrap_err(), "/v: secretsmanager:a: AccessDeniedException");
-        status.set(volume(true, State::Stale { since: SystemTime::UNIX_EPOCH, why: "w".into() }));
+        status.set(volume(true, State::Stale { since: SystemTime::UNIX_EPOCH, code: "c".into(), why: "w".into() }));
         assert_eq!(status.ready(&expected), Ok(()));
     }
 
     #[test]
     fn the_json_tells_state_since_and_why() {
-        let stale = volume(true, State::Stale { since: SystemTime::UNIX_EPOCH, why: "throttled".into() });
+        let stale = volume(
+            true,
+            State::Stale { since: SystemTime::UNIX_EPOCH, code: "ThrottlingException".into(), why: "throttled".into() },
+        );
         let json = serde_json::to_value(&stale).unwrap();
         assert_eq!(json["references"][0]["state"], "stale");
         assert_eq!(json["references"][0]["since"], 0);
+        assert_eq!(json["references"][0]["code"], "ThrottlingException");
         assert_eq!(json["references"][0]["why"], "throttled");
     }
 }

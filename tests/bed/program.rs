@@ -83,6 +83,12 @@ impl Program {
         variables.into_iter().fold(self, |program, (name, value)| program.env(name, value))
     }
 
+    /// Takes an environment variable back.
+    pub fn without_env(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env.remove(name.as_ref());
+        self
+    }
+
     /// Starts it, with an empty standard input.
     pub fn start(self) -> Result<Process> {
         let path = binary(&self.name)?;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bed::{Aws, Call, Fault, LocalStack, Rule, Service, eventually};
 
 use crate::{
@@ -45,13 +45,7 @@ async fn a_token_that_is_replaced_is_used_and_credentials_are_renewed_before_the
     let sidecar = fixture.ready().await?;
     let first = fixture.token.token().to_owned();
     fixture.token.replace(SUBJECT, AUDIENCE)?;
-    let r = fixture.asked(STS, 2).await;
-    for c in fixture.proxy.calls() {
-        eprintln!("{:?} {} {:?} {:?}", c.at, c.operation, c.access_key, c.status);
-    }
-    eprintln!("{}", sidecar.get("/metrics").await?.1.lines().filter(|l| l.contains("expiry")).collect::<String>());
-    eprintln!("{:?} {}", std::time::SystemTime::now(), sidecar.process.stderr());
-    r?;
+    fixture.asked(STS, 2).await.with_context(|| sidecar.process.stderr())?;
     let after = fixture.proxy.count("GetParameters");
     fixture.asked("GetParameters", after + 2).await?;
 
@@ -60,7 +54,12 @@ async fn a_token_that_is_replaced_is_used_and_credentials_are_renewed_before_the
     ensure!(issued[1].request["WebIdentityToken"] == *fixture.token.token(), "the old token was used again");
     let waited = issued[1].at.duration_since(issued[0].at);
     ensure!(waited > LIFE.mul_f64(0.74), "renewed after {waited:?} of {LIFE:?} already");
-    ensure!(waited < LIFE, "renewed after {waited:?}, when the old ones of {LIFE:?} had ended");
+    // Each look asks for credentials first: the last one with the old key came before their time.
+    let with_the_old =
+        fixture.proxy.calls_to("GetParameters").into_iter().map(|call| call.at.duration_since(issued[0].at));
+    let late = with_the_old.filter(|age| *age > LIFE.mul_f64(0.86) && *age + Duration::from_secs(1) < waited);
+    let late: Vec<_> = late.collect();
+    ensure!(late.is_empty(), "looks without a renewal of credentials of {LIFE:?}: {late:?}");
     ensure_no_expired_key_is_used(&fixture.proxy.calls(), LIFE)?;
     let keys: Vec<_> = fixture.proxy.calls_to("GetParameters").into_iter().map(|call| call.access_key).collect();
     ensure!(keys.first() != keys.last(), "the new credentials are not used");
@@ -70,14 +69,31 @@ async fn a_token_that_is_replaced_is_used_and_credentials_are_renewed_before_the
 
 #[tokio::test]
 async fn a_renewal_that_fails_keeps_the_old_credentials_to_their_end_and_no_longer() -> Result<()> {
-    const LIFE: Duration = Duration::from_secs(24);
+    // On a machine so busy that no look falls between renewal and end, a longer life shows it.
+    for life in [24, 60].map(Duration::from_secs) {
+        if old_credentials_served_on(life).await? {
+            return Ok(());
+        }
+    }
+    bail!("the machine is too slow for this test");
+}
+
+/// Nothing is proven if the renewal was tried so late that the old credentials had all but ended.
+async fn old_credentials_served_on(life: Duration) -> Result<bool> {
     let fixture = pair("1s").await?;
-    fixture.proxy.fault(lasting(LIFE));
+    fixture.proxy.fault(lasting(life));
     let sidecar = fixture.ready().await?;
     fixture.proxy.fault(Rule::new(Fault::Throttle).operation(STS));
-    fixture.asked(STS, 2).await?;
-    // The renewal has failed, and the old ones serve on.
-    let refused = fixture.proxy.calls_to(STS)[1].at;
+    eventually(life + SOON, async || {
+        ensure!(fixture.proxy.count(STS) >= 2, "no renewal");
+        Ok(())
+    })
+    .await?;
+    let [issued, refused] = [0, 1].map(|at| fixture.proxy.calls_to(STS)[at].at);
+    if refused.duration_since(issued) > life - Duration::from_secs(3) {
+        return Ok(false);
+    }
+    // The old ones serve on, in the very look that could not renew them.
     eventually(SOON, async || {
         let served = fixture.proxy.calls_to("GetParameters");
         ensure!(served.iter().any(|call| call.at > refused && call.status == Some(200)), "no call after the refusal");
@@ -90,11 +106,11 @@ async fn a_renewal_that_fails_keeps_the_old_credentials_to_their_end_and_no_long
         let stale = sidecar.becomes(reference, "stale").await?;
         ensure!(stale["why"].as_str().is_some_and(|why| why.contains("Throttling")), "{stale:#}");
     }
-    ensure_no_expired_key_is_used(&fixture.proxy.calls(), LIFE)?;
+    ensure_no_expired_key_is_used(&fixture.proxy.calls(), life)?;
     fixture.proxy.clear_faults();
     sidecar.becomes(SECRET, "fresh").await?;
     sidecar.becomes(PARAMETER, "fresh").await?;
-    Ok(())
+    Ok(true)
 }
 
 #[tokio::test]

@@ -217,7 +217,7 @@ async fn the_journal_names_reference_version_request_and_cause_of_each_fetch() -
         if line["event"] != "fetch" {
             continue;
         }
-        ensure!(line["identity"] == "process", "{line}");
+        ensure!(line["identity"] == fixture.aws.role_arn("app"), "{line}");
         let id = line["request_id"].as_str().with_context(|| format!("no request id: {line}"))?;
         let call = calls.iter().find(|call| call.request_id.as_deref() == Some(id));
         let call = call.with_context(|| format!("AWS has no call {id}: {line}"))?;

@@ -1,6 +1,6 @@
 //! `coffer check`: validates a config file without AWS.
 
-use coffer::spec::Config;
+use coffer::spec::{Config, Naming};
 use coffer_runtime::process::Exit;
 
 use super::{ConfigArgument, answer, complain, load};
@@ -30,17 +30,16 @@ impl Check {
 fn summary(file: &str, config: &Config) -> String {
     let mut text = format!("{file}: ok");
     for volume in &config.volumes {
-        let entries = volume.files.len();
+        let folders = volume.files.iter().filter(|file| matches!(file.naming, Naming::Tree { .. })).count();
+        let files = plural(volume.files.len() - folders, "file");
+        let folders =
+            if folders == 0 { String::new() } else { format!(" and {} of parameters", plural(folders, "path")) };
         let refresh = humantime::format_duration(volume.refresh);
-        text.push_str(&format!(
-            "\n  {}: {entries} {}, refreshed every {refresh}",
-            volume.path.display(),
-            plural(entries)
-        ));
+        text.push_str(&format!("\n  {}: {files}{folders}, refreshed about every {refresh}", volume.path.display()));
     }
     text
 }
 
-fn plural(count: usize) -> &'static str {
-    if count == 1 { "entry" } else { "entries" }
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

@@ -10,9 +10,10 @@ use coffer::identity::Identities;
 use coffer::journal::Journal;
 use coffer::metrics::{self, Calls};
 use coffer::source::Source;
-use coffer::spec::Config;
+use coffer::spec::{Access, Config};
 use coffer::status::Status;
 use coffer::volume::VolumeError;
+use coffer_runtime::VERSION;
 use coffer_runtime::aws::{Aws, Timeouts, session_name};
 use coffer_runtime::process::{Exit, Termination};
 use coffer_runtime::telemetry::{LogFormat, LogLevel, init_logs, ops_router, serve};
@@ -132,6 +133,13 @@ impl Run {
         let status = Status::default();
         let journal = if self.no_audit { Journal::Off } else { Journal::Stdout };
         let shared = Shared { source: Arc::new(source), status: status.clone(), journal, seed: seed(&session) };
+        tracing::info!(
+            config = %self.config.config.display(),
+            volumes = config.volumes.len(),
+            region,
+            identity = shared.source.identity(&Access::default()),
+            "coffer {VERSION} starts",
+        );
         let mut engine = Engine::open(config.volumes, self.allow_disk, &shared).map_err(Failed::volume)?;
 
         if !self.once {

@@ -1,5 +1,6 @@
 //! `coffer status`: asks a running sidecar what it knows. The two ends of that question.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime};
@@ -81,43 +82,50 @@ fn ask(address: SocketAddr) -> Result<Value, String> {
 
 fn table(volumes: &[Value], now: SystemTime) -> String {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let ago = |value: &Value| value.as_u64().map_or_else(|| "-".to_owned(), |then| age(now.saturating_sub(then)));
-    let mut lines = Vec::new();
-    for volume in volumes {
-        let state = if volume["published"] == true { "published" } else { "NOT PUBLISHED" };
-        lines.push(
-            format!("{}: {state} {} ago", volume["path"].as_str().unwrap_or("?"), ago(&volume["published_at"]))
-                .replace(" - ago", ""),
-        );
-        if let Some(error) = volume["obstacle"].as_str() {
-            lines.push(format!("  {error}"));
-        }
-        let mut rows =
-            vec![["  STATE".to_owned(), "CONFIRMED".to_owned(), "VERSION".to_owned(), "REFERENCE".to_owned()]];
-        let references = volume["references"].as_array().map(Vec::as_slice).unwrap_or_default();
-        for reference in references {
-            let text = |key: &str| reference[key].as_str().unwrap_or("-").to_owned();
-            rows.push([
-                format!("  {}", text("state")),
-                ago(&reference["last_success"]),
-                text("version"),
-                text("reference"),
-            ]);
-        }
-        lines.extend(aligned(&rows));
-        for reference in references {
-            if let Some(why) = reference["why"].as_str() {
-                let since = reference["since"]
-                    .as_u64()
-                    .map(|_| format!(" for {}", ago(&reference["since"])))
-                    .unwrap_or_default();
-                let (word, name) =
-                    (reference["state"].as_str().unwrap_or("?"), reference["reference"].as_str().unwrap_or("?"));
-                lines.push(format!("  {name} is {word}{since}: {why}"));
-            }
+    volumes.iter().flat_map(|volume| volume_lines(volume, now)).collect::<Vec<_>>().join("\n")
+}
+
+fn volume_lines(volume: &Value, now: u64) -> Vec<String> {
+    let since = |value: &Value| value.as_u64().map(|then| age(now.saturating_sub(then)));
+    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or("-").to_owned();
+    let published = match since(&volume["published_at"]) {
+        Some(age) if volume["published"] == true => format!("published {age} ago"),
+        _ => "NOT PUBLISHED".to_owned(),
+    };
+    let mut lines = vec![format!("{}: {published}", text(volume, "path"))];
+    lines.extend(volume["obstacle"].as_str().map(|obstacle| format!("  {obstacle}")));
+
+    let references = volume["references"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut rows = vec![["  STATE", "CONFIRMED", "VERSION", "REFERENCE"].map(str::to_owned)];
+    let mut reasons: BTreeMap<(String, String), Vec<&Value>> = BTreeMap::new();
+    for reference in references {
+        let state = text(reference, "state");
+        let confirmed = since(&reference["last_success"]).unwrap_or_else(|| "-".to_owned());
+        rows.push([format!("  {state}"), confirmed, short(&text(reference, "version")), text(reference, "reference")]);
+        if reference["why"].is_string() {
+            reasons.entry((state, text(reference, "code"))).or_default().push(reference);
         }
     }
-    lines.join("\n")
+    lines.extend(aligned(&rows));
+    for ((state, _), alike) in reasons {
+        let first = alike[0];
+        let others = match alike.len() {
+            1 => "is".to_owned(),
+            count => format!("and {} more are", count - 1),
+        };
+        let since = since(&first["since"]).map(|age| format!(" for {age}")).unwrap_or_default();
+        lines.push(format!("  {} {others} {state}{since}: {}", text(first, "reference"), text(first, "why")));
+    }
+    lines
+}
+
+/// As much of a VersionId as tells it from others in a table.
+fn short(version: &str) -> String {
+    const SHOWN: usize = 12;
+    match version.char_indices().nth(SHOWN + 1) {
+        Some(_) => format!("{}…", version.chars().take(SHOWN).collect::<String>()),
+        None => version.to_owned(),
+    }
 }
 
 fn aligned(rows: &[[String; 4]]) -> Vec<String> {
@@ -140,22 +148,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_tells_state_age_and_reason() {
+    fn the_table_tells_state_age_and_each_reason_once() {
+        let stale = |reference: &str| {
+            serde_json::json!({"reference": reference, "state": "stale", "since": 700, "code": "ThrottlingException",
+                "why": "throttled", "version": "3", "last_success": 690})
+        };
         let body = serde_json::json!([{
             "path": "/run/secrets/app", "published": true, "published_at": 940, "obstacle": null,
             "references": [
-                {"reference": "secretsmanager:a", "state": "fresh", "version": "v1", "last_success": 990},
-                {"reference": "parameterstore:/b", "state": "stale", "since": 700, "why": "throttled", "version": "3", "last_success": 690},
+                {"reference": "secretsmanager:a", "state": "fresh", "last_success": 990,
+                    "version": "11111111-1111-1111-1111-111111111111"},
+                stale("parameterstore:/b"),
+                stale("parameterstore:/c"),
             ],
         }]);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         assert_eq!(
             table(body.as_array().unwrap(), now),
             "/run/secrets/app: published 1m ago\n  \
-               STATE  CONFIRMED  VERSION  REFERENCE\n  \
-               fresh  10s        v1       secretsmanager:a\n  \
-               stale  5m 10s     3        parameterstore:/b\n  \
-               parameterstore:/b is stale for 5m: throttled"
+               STATE  CONFIRMED  VERSION        REFERENCE\n  \
+               fresh  10s        11111111-111…  secretsmanager:a\n  \
+               stale  5m 10s     3              parameterstore:/b\n  \
+               stale  5m 10s     3              parameterstore:/c\n  \
+               parameterstore:/b and 1 more are stale for 5m: throttled"
         );
     }
 }

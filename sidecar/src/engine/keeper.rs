@@ -21,8 +21,12 @@ use crate::spec::{Access, Reference, VolumeSpec, Wanted};
 use crate::status::{ReferenceStatus, State, VolumeStatus};
 use crate::volume::{Options, Outcome, Volume, VolumeError};
 
-/// Answers this much older than the moment of asking are taken from another volume's look.
+/// Answers this much older than the moment of asking are taken from another volume's look; less
+/// where that would be this volume's own last look.
 const SHARED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How soon what failed on the way to AWS is looked at again, once another call got through.
+const HASTENED: Duration = Duration::from_secs(1);
 
 /// One volume and what is known of it.
 pub(super) struct Keeper {
@@ -49,8 +53,16 @@ struct Entry {
     /// Optional, and AWS said that it is not there.
     absent: bool,
     last_success: Option<SystemTime>,
-    failures: u32,
+    trouble: Option<Trouble>,
     due: SystemTime,
+}
+
+/// Failures in a row.
+#[derive(Clone, Copy)]
+struct Trouble {
+    class: Class,
+    /// How many of this class, from 1.
+    times: u32,
 }
 
 /// What a look saw.
@@ -85,6 +97,8 @@ struct Settled {
 #[derive(Clone)]
 struct Failure {
     class: Class,
+    /// AWS's code, or a word of ours: what failed alike has it alike.
+    code: String,
     text: String,
 }
 
@@ -106,6 +120,9 @@ impl Keeper {
             Self { spec, volume, schedule, shared, key, entries, complete: false, publishes: 0, obstacle: None };
         keeper.adopt();
         keeper.tell();
+        if keeper.complete {
+            tracing::info!(volume = %keeper.spec.path.display(), "took over the set from before the start");
+        }
         Ok(keeper)
     }
 
@@ -182,13 +199,13 @@ impl Keeper {
         let now = SystemTime::now() + self.schedule.slack();
         let due: Vec<Wanted> = self.due_by(now);
         let damaged = !self.volume.intact();
-        let retrying = due.iter().any(|wanted| self.entries[wanted].failures > 0);
+        let retrying = due.iter().any(|wanted| self.entries[wanted].trouble.is_some());
         let cause = match (damaged, retrying) {
             (true, _) => Cause::Repair,
             (_, true) => Cause::Retry,
             _ => Cause::Schedule,
         };
-        let since = if retrying { Instant::now() } else { Instant::now() - SHARED_WITHIN };
+        let since = if retrying { Instant::now() } else { Instant::now() - SHARED_WITHIN.min(self.spec.refresh / 4) };
         let mut round = self.look(due, true, since, cause).await;
         let mut settled = Settled::default();
         if damaged || !round.answers.is_empty() {
@@ -217,7 +234,11 @@ impl Keeper {
             });
         }
         // Whatever happens to a look, a reference that was asked for does not stay without a word.
-        let lost = Failure { class: Class::Transient, text: "the look ended unexpectedly".to_owned() };
+        let lost = Failure {
+            class: Class::Transient,
+            code: "Unanswered".to_owned(),
+            text: "the look ended unexpectedly".to_owned(),
+        };
         let mut round =
             Round { failed: wanted.into_iter().map(|wanted| (wanted, lost.clone())).collect(), ..Round::default() };
         while let Some(look) = looks.join_next().await {
@@ -251,7 +272,8 @@ impl Keeper {
                 }
             }
             Err(error) => {
-                let failure = Failure { class: error.cause.class, text: error.to_string() };
+                let failure =
+                    Failure { class: error.cause.class, code: error.cause.code.clone(), text: error.to_string() };
                 round.failed.insert(wanted, failure);
             }
         }
@@ -337,6 +359,9 @@ impl Keeper {
     /// Writes down what a round brought, and when to look again.
     fn remember(&mut self, round: &Round, settled: &Settled, starting: bool) {
         let now = SystemTime::now();
+        // One draw for all: what failed together is asked for again together.
+        let chance = fastrand::f64();
+        let mut news = News::default();
         for (wanted, entry) in &mut self.entries {
             let files = || entry.files.iter().map(|at| &self.spec.files[*at]);
             let has_files = files().any(|file| version_in_place(file, &self.volume).is_some());
@@ -344,11 +369,11 @@ impl Keeper {
             let fetched = round.answers.contains_key(wanted);
             let failure = match (round.failed.get(wanted), settled.unmade.get(wanted)) {
                 (Some(failure), _) => Some(failure.clone()),
-                (None, Some(error)) => Some(Failure { class: Class::Invalid, text: error.to_string() }),
+                (None, Some(error)) => Some(error.into()),
                 (None, None) if fetched && !settled.published => {
                     let waiting = || "fetched; waiting for the rest of the set".to_owned();
                     let text = self.obstacle.clone().unwrap_or_else(waiting);
-                    Some(Failure { class: Class::Transient, text })
+                    Some(Failure { class: Class::Transient, code: "NotPublished".to_owned(), text })
                 }
                 (None, None) => None,
             };
@@ -358,26 +383,43 @@ impl Keeper {
             };
             match failure {
                 Some(failure) if entry.absent => {
-                    entry.failures = 0;
+                    entry.trouble = None;
                     entry.due = self.schedule.after_success(now, None);
-                    entry.state = State::Missing { why: failure.text };
+                    entry.state = State::Missing { code: failure.code, why: failure.text };
                 }
                 Some(failure) => {
-                    entry.failures = entry.failures.saturating_add(1);
-                    entry.due = self.schedule.after_failure(now, entry.failures, failure.class, fastrand::f64());
-                    entry.fail(now, failure.text, has_files, wanted, &self.spec.path);
+                    let times = entry.fail(now, &failure, has_files);
+                    entry.due = self.schedule.after_failure(now, times, failure.class, chance);
+                    if times == 1 && has_files {
+                        news.stale.entry(failure.code).or_default().push((wanted.reference.to_string(), failure.text));
+                    }
                 }
                 None if fetched || round.unchanged.contains(wanted) => {
                     if let Some(seen) = round.seen.get(wanted) {
                         entry.seen = Some(seen.clone());
                     }
-                    entry.succeed(now, wanted, &self.spec.path);
+                    news.fresh.extend(entry.succeed(now).map(|age| (wanted.reference.to_string(), age)));
                     entry.due = match starting {
                         true => self.schedule.after_start(now),
                         false => self.schedule.after_success(now, round.rotations.get(wanted).copied()),
                     };
                 }
                 None => {}
+            }
+        }
+        if !round.answers.is_empty() || !round.unchanged.is_empty() {
+            self.hasten(round, now);
+        }
+        news.log(&self.spec.path);
+    }
+
+    /// AWS answers again: what failed on the way to it need not wait its time out.
+    fn hasten(&mut self, round: &Round, now: SystemTime) {
+        let soon = now + HASTENED;
+        for (wanted, entry) in &mut self.entries {
+            let on_the_way = entry.trouble.is_some_and(|trouble| trouble.class == Class::Transient);
+            if on_the_way && !round.failed.contains_key(wanted) {
+                entry.due = entry.due.min(soon);
             }
         }
     }
@@ -391,11 +433,13 @@ impl Keeper {
         let failed = self.entries.iter().filter(|(_, entry)| !entry.absent).find_map(|(wanted, _)| {
             let failure = round.failed.get(wanted).cloned();
             let unmade = settled.unmade.get(wanted);
-            let unmade = || unmade.map(|error| Failure { class: Class::Invalid, text: error.to_string() });
+            let unmade = || unmade.map(Failure::from);
             let failure = failure.or_else(unmade)?;
             Some(Failure { text: format!("{}: {}", wanted.reference, failure.text), ..failure })
         });
-        let unpublished = || self.obstacle.clone().map(|text| Failure { class: Class::Transient, text });
+        let unpublished = || {
+            self.obstacle.clone().map(|text| Failure { class: Class::Transient, code: "NotPublished".to_owned(), text })
+        };
         failed.or_else(unpublished)
     }
 
@@ -414,10 +458,12 @@ impl Keeper {
         let open = self.entries.keys().filter(|wanted| !held.answers.contains_key(wanted));
         open.map(|wanted| {
             let known = match &self.entries[wanted].state {
-                State::Missing { why } | State::Stale { why, .. } if self.entries[wanted].failures > 0 => why.clone(),
+                State::Missing { why, .. } | State::Stale { why, .. } if self.entries[wanted].trouble.is_some() => {
+                    why.clone()
+                }
                 _ => text.to_owned(),
             };
-            (wanted.clone(), Failure { class: Class::Transient, text: known })
+            (wanted.clone(), Failure { class: Class::Transient, code: "Timeout".to_owned(), text: known })
         })
         .collect()
     }
@@ -433,7 +479,7 @@ impl Keeper {
         let since = SystemTime::now();
         for entry in self.entries.values_mut() {
             let why = "published before this process started, and not looked at since".to_owned();
-            entry.state = State::Stale { since, why };
+            entry.state = State::Stale { since, code: "NotLookedAt".to_owned(), why };
         }
     }
 
@@ -447,7 +493,7 @@ impl Keeper {
     }
 
     fn audit(&self, wanted: &Wanted, result: &Result<Found, FetchError>, cause: Cause) {
-        let identity = wanted.access.role.as_ref().map_or("process", |role| role.role_arn.as_str());
+        let identity = &self.shared.source.identity(&wanted.access);
         let line = |reference: &str, version, request_id, error| {
             let event =
                 Event::Fetch { volume: &self.spec.path, reference, identity, cause, version, request_id, error };
@@ -499,38 +545,75 @@ impl Entry {
         Self {
             files: Vec::new(),
             seen: None,
-            state: State::Missing { why: "not fetched yet".to_owned() },
+            state: State::Missing { code: "NotFetched".to_owned(), why: "not fetched yet".to_owned() },
             absent: false,
             last_success: None,
-            failures: 0,
+            trouble: None,
             due: SystemTime::UNIX_EPOCH,
         }
     }
 
-    fn succeed(&mut self, now: SystemTime, wanted: &Wanted, volume: &Path) {
-        if let State::Stale { since, .. } = self.state
-            && self.failures > 0
-        {
-            let age = now.duration_since(since).unwrap_or_default();
-            let age = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
-            tracing::info!(volume = %volume.display(), reference = %wanted.reference, "fresh again after {age}");
-        }
-        self.failures = 0;
+    /// Returns for how long it had been stale, if it had.
+    fn succeed(&mut self, now: SystemTime) -> Option<Duration> {
+        let since = match self.state {
+            State::Stale { since, .. } if self.trouble.is_some() => Some(since),
+            _ => None,
+        };
+        self.trouble = None;
         self.last_success = Some(now);
         self.state = State::Fresh;
+        since.map(|since| now.duration_since(since).unwrap_or_default())
     }
 
-    fn fail(&mut self, now: SystemTime, why: String, has_files: bool, wanted: &Wanted, volume: &Path) {
+    /// Returns how many times in a row it has failed so.
+    fn fail(&mut self, now: SystemTime, failure: &Failure, has_files: bool) -> u32 {
         let since = match self.state {
             State::Stale { since, .. } => since,
             _ => now,
         };
-        let first = self.failures == 1;
-        self.state =
-            if has_files { State::Stale { since, why: why.clone() } } else { State::Missing { why: why.clone() } };
-        if first && has_files {
-            tracing::warn!(volume = %volume.display(), reference = %wanted.reference, "stale: {why}");
+        let (code, why) = (failure.code.clone(), failure.text.clone());
+        self.state = if has_files { State::Stale { since, code, why } } else { State::Missing { code, why } };
+        let times = match self.trouble {
+            Some(trouble) if trouble.class == failure.class => trouble.times.saturating_add(1),
+            _ => 1,
+        };
+        self.trouble = Some(Trouble { class: failure.class, times });
+        times
+    }
+}
+
+impl From<&MakeError> for Failure {
+    fn from(error: &MakeError) -> Self {
+        Self { class: Class::Invalid, code: "NotRendered".to_owned(), text: error.to_string() }
+    }
+}
+
+/// What changed for references, said once for all that share it.
+#[derive(Default)]
+struct News {
+    /// By code: references and what each was told.
+    stale: BTreeMap<String, Vec<(String, String)>>,
+    fresh: Vec<(String, Duration)>,
+}
+
+impl News {
+    fn log(self, volume: &Path) {
+        let volume = volume.display();
+        for told in self.stale.into_values() {
+            let (first, why) = &told[0];
+            tracing::warn!(%volume, "{}: {why}", whom(first, told.len(), "stale"));
         }
+        if let Some((first, age)) = self.fresh.first() {
+            let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
+            tracing::info!(%volume, "{} after {age}", whom(first, self.fresh.len(), "fresh again"));
+        }
+    }
+}
+
+fn whom(first: &str, count: usize, state: &str) -> String {
+    match count {
+        1 => format!("{first} is {state}"),
+        _ => format!("{first} and {} more are {state}", count - 1),
     }
 }
 

@@ -123,6 +123,12 @@ impl Source {
         found.into_iter().map(|(reference, result)| (reference, result.map_err(explain))).collect()
     }
 
+    /// As whom AWS is asked: a role's ARN, or `process` where that cannot be known.
+    #[must_use]
+    pub fn identity(&self, access: &Access) -> String {
+        self.store(access).who().to_owned()
+    }
+
     fn store(&self, access: &Access) -> Arc<Store> {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {

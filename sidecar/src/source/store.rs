@@ -125,7 +125,8 @@ impl Store {
         since: Instant,
     ) -> Vec<(Reference, Result<Found, AwsError>)> {
         let mut answers = Vec::new();
-        let mut rotations = HashMap::new();
+        // What is to be fetched: the version that the description names, and the rotation date.
+        let mut described = HashMap::new();
         for (secret, known, head) in self.heads(secrets, since).await {
             let reference = Reference::Secret(secret.clone());
             match head {
@@ -133,17 +134,26 @@ impl Store {
                     answers.push((reference, Ok(Found::Unchanged { next_rotation: head.next_rotation })));
                 }
                 Ok(head) => {
-                    rotations.insert(reference, head.next_rotation);
+                    described.insert(reference, (head.version(&secret.version).map(str::to_owned), head.next_rotation));
                 }
                 // Without leave to describe, the value itself tells.
                 Err(error) if error.class == Class::Denied => {
-                    rotations.insert(reference, None);
+                    described.insert(reference, (None, None));
                 }
                 Err(error) => answers.push((reference, Err(error))),
             }
         }
-        for (reference, result) in self.values(rotations.keys().cloned().collect(), since).await {
-            let next_rotation = rotations.get(&reference).copied().flatten();
+        let values = self.values(described.keys().cloned().collect(), since).await;
+        // An answer that others got a moment ago may be older than the description.
+        let is_older = |(reference, result): &(Reference, ValueResult)| {
+            let expected = described.get(reference).and_then(|(version, _)| version.as_ref());
+            let given = result.as_ref().ok().and_then(|answer| answer.values().next());
+            expected.zip(given).is_some_and(|(expected, given)| *expected != given.version)
+        };
+        let (older, values): (Vec<_>, Vec<_>) = values.into_iter().partition(is_older);
+        let again = self.values(older.into_iter().map(|(reference, _)| reference).collect(), Instant::now()).await;
+        for (reference, result) in values.into_iter().chain(again) {
+            let next_rotation = described.get(&reference).and_then(|(_, next_rotation)| *next_rotation);
             answers.push((reference, result.map(|answer| Found::Answer { answer, next_rotation })));
         }
         answers

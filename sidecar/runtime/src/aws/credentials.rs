@@ -78,7 +78,8 @@ impl Credentials {
     /// Pod Identity), the instance metadata.
     #[must_use]
     pub fn ambient(aws: &Aws, region: &str, events: Arc<dyn CallObserver>) -> Self {
-        Self::new("process", Source::Ambient { aws: aws.clone(), region: region.to_owned() }, events)
+        let label = token_role(&found).map_or_else(|| "process".to_owned(), |(_, role_arn)| role_arn);
+        Self::new(&label, Source::Ambient { aws: aws.clone(), region: region.to_owned() }, events)
     }
 
     /// The role of `step`, assumed with these credentials.
@@ -213,7 +214,6 @@ impl Source {
 
 async fn from_environment(aws: &Aws, region: &str, events: &dyn CallObserver) -> Result<Keys, AwsError> {
     const ACTION: &str = "credentials";
-    let found = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let config = ProviderConfig::without_region()
         .with_region(Some(aws_config::Region::new(region.to_owned())))
         .with_http_client(aws.node_local.clone());
@@ -227,7 +227,7 @@ async fn from_environment(aws: &Aws, region: &str, events: &dyn CallObserver) ->
         Err(CredentialsError::CredentialsNotLoaded(_)) => {}
         Err(error) => return Err(AwsError::new(ACTION, Class::NoCredentials, "ProfileUnusable", &describe(&error))),
     }
-    if let (Some(path), Some(role_arn)) = (found("AWS_WEB_IDENTITY_TOKEN_FILE"), found("AWS_ROLE_ARN")) {
+    if let Some((path, role_arn)) = token_role(&found) {
         let sts = sts_client(&aws.in_region(region), None);
         return from_token(&sts, Path::new(&path), &role_arn, &session_name(&found), events).await;
     }
@@ -246,6 +246,18 @@ async fn from_environment(aws: &Aws, region: &str, events: &dyn CallObserver) ->
     });
     events.called(ACTION, result.as_ref().map(|_| None), started.elapsed());
     result
+}
+
+fn found(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|value| !value.is_empty())
+}
+
+/// The token file and the role of IRSA, unless keys in the environment go before them.
+fn token_role(env: &dyn Fn(&str) -> Option<String>) -> Option<(String, String)> {
+    match env("AWS_ACCESS_KEY_ID") {
+        Some(_) => None,
+        None => Some((env("AWS_WEB_IDENTITY_TOKEN_FILE")?, env("AWS_ROLE_ARN")?)),
+    }
 }
 
 /// Reads the token file anew at each use: the kubelet replaces it long before the token ends.

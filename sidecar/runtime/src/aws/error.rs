@@ -150,9 +150,9 @@ impl AwsError {
         let (class, code, message) = match error {
             SdkError::TimeoutError(_) => (Class::Transient, "Timeout".to_owned(), "no answer in time".to_owned()),
             SdkError::DispatchFailure(failure) if failure.is_timeout() => {
-                (Class::Transient, "Timeout".to_owned(), chain(error))
+                (Class::Transient, "Timeout".to_owned(), root_cause(error))
             }
-            SdkError::DispatchFailure(_) => (Class::Transient, "ConnectionFailed".to_owned(), chain(error)),
+            SdkError::DispatchFailure(_) => (Class::Transient, "ConnectionFailed".to_owned(), root_cause(error)),
             SdkError::ServiceError(service) => {
                 let status = service.raw().status().as_u16();
                 match service.err().code() {
@@ -166,7 +166,7 @@ impl AwsError {
             }
             // The cause may quote the answer, and the answer may hold a value: it is left out.
             SdkError::ResponseError(response) => without_code(response.raw().status().as_u16()),
-            _ => (Class::Invalid, "RequestNotSent".to_owned(), chain(error)),
+            _ => (Class::Invalid, "RequestNotSent".to_owned(), root_cause(error)),
         };
         Self { action, class, code, message: one_line(&message), request_id: error.request_id().map(str::to_owned) }
     }
@@ -195,18 +195,13 @@ pub(super) fn without_code(status: u16) -> (Class, String, String) {
     }
 }
 
-/// The innermost causes, outermost first, without the SDK's repetitions.
-fn chain(error: &dyn Error) -> String {
-    let mut causes: Vec<String> = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if causes.last() != Some(&text) {
-            causes.push(text);
-        }
-        next = cause.source();
+/// The innermost cause: what surrounds it are the names of libraries.
+fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
     }
-    causes.join(": ")
+    cause.to_string()
 }
 
 fn one_line(message: &str) -> String {

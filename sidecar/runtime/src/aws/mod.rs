@@ -104,7 +104,8 @@ impl Aws {
     /// The region of the process, unless a volume, a file or an ARN names another.
     #[must_use]
     pub fn region(&self) -> Option<&str> {
-        self.sdk.region().map(Region::as_ref)
+        // The SDK takes an AWS_REGION that is set to nothing for a region.
+        self.sdk.region().map(Region::as_ref).filter(|region| !region.is_empty())
     }
 
     /// Configuration for a client in `region` that signs with `credentials`.
