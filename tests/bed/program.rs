@@ -61,6 +61,11 @@ impl Program {
         self
     }
 
+    /// Where the binary is.
+    pub fn path(&self) -> Result<PathBuf> {
+        binary(&self.name)
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());

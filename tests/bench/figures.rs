@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bed::aws::ParameterType;
 use bed::{Aws, FaultProxy, LocalStack, Process, Program, TokenFile, free_port, http_get, tmpfs_dir};
 
@@ -52,8 +52,7 @@ struct Bench {
 
 impl Bench {
     fn binary_size(&self) -> Result<()> {
-        let binary = std::env::current_exe()?.with_file_name("coffer");
-        let bytes = fs::metadata(&binary).with_context(|| format!("{}: build it first", binary.display()))?.len();
+        let bytes = fs::metadata(Program::new("coffer").path()?)?.len();
         println!("binary size                         {:.1} MB", mega(bytes));
         Ok(())
     }
@@ -184,7 +183,7 @@ impl Bench {
 }
 
 fn bare_process() -> Result<Duration> {
-    let binary = std::env::current_exe()?.with_file_name("coffer");
+    let binary = Program::new("coffer").path()?;
     let started = Instant::now();
     ensure!(std::process::Command::new(binary).arg("--version").output()?.status.success());
     Ok(started.elapsed())

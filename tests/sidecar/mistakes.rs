@@ -24,7 +24,7 @@ async fn a_mistake_in_the_config_is_told_by_line_and_column_with_its_fix_and_tou
         ),
         (
             file("{name: a, form: 'secretsmanager:prod/db'}"),
-            "5:18",
+            "5:19: ",
             "unknown key `form` in a file; did you mean `from`?",
         ),
         (format!("{}      - {good}\n", file(good)), "6:9", "the file `a` stands already in line 5; rename"),
@@ -44,7 +44,7 @@ async fn a_mistake_in_the_config_is_told_by_line_and_column_with_its_fix_and_tou
         (format!("refresh: 60\n{}", file(good).replacen("refresh: 60s\n", "", 1)), "1:10", "`60s`"),
         ("volumes: []\n".to_owned(), "1:10", "add at least one volume"),
         ("volumes:\n  - path: [\n".to_owned(), "", ""),
-        (String::new(), "1:1", "add at least one volume"),
+        (String::new(), "1:1", "a mapping of keys to values"),
     ] {
         fixture.write_config(&text)?;
         let run = fixture.run().start()?;
@@ -89,7 +89,7 @@ async fn a_good_config_is_approved_without_aws() -> Result<()> {
     let check = fixture.coffer().args(["check", "-c"]).arg(fixture.config_path()).start()?;
     ends_with(&check, 0).await?;
     let said = check.stdout();
-    ensure!(said.contains(": ok\n") && said.contains("2 entries, refreshed every 1m 30s"), "{said}");
+    ensure!(said.contains(": ok\n") && said.contains("2 files, refreshed about every 1m 30s"), "{said}");
     ensure!(fixture.proxy.calls().is_empty() && !fixture.volume().exists() && check.stderr().is_empty());
     // The file may also be named by the environment.
     let check = fixture.coffer().arg("check").env("COFFER_CONFIG", fixture.config_path()).start()?;

@@ -14,6 +14,9 @@ use crate::{
     fixture::{Case, Fixture, SOON, side_by_side},
 };
 
+/// Damages the volume at a path.
+type Meddler = fn(&Path) -> Result<()>;
+
 /// Whether the whole set is there again, as it was.
 async fn healed(fixture: &Fixture) -> Result<()> {
     eventually(SOON, async || {
@@ -32,7 +35,7 @@ async fn healed(fixture: &Fixture) -> Result<()> {
     .await
 }
 
-async fn heal(meddle: fn(&Path) -> Result<()>) -> Result<()> {
+async fn heal(meddle: Meddler) -> Result<()> {
     let fixture = pair("1s").await?;
     let sidecar = fixture.ready().await?;
     meddle(&fixture.volume())?;
@@ -61,7 +64,7 @@ fn writable(path: &Path) -> Result<()> {
 
 #[tokio::test]
 async fn what_is_damaged_is_healed_within_a_refresh() -> Result<()> {
-    let meddlers: [(&str, fn(&Path) -> Result<()>); 7] = [
+    let meddlers: [(&str, Meddler); 7] = [
         ("a file is deleted", |volume| Ok(fs::remove_file(volume.join("..data/db"))?)),
         ("a file is written to", |volume| {
             writable(&volume.join("..data/db"))?;

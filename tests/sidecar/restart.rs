@@ -1,11 +1,11 @@
 //! A sidecar that comes back over what it left.
 
 use anyhow::{Result, ensure};
-use bed::{Fault, FileWatch, Rule, Times};
+use bed::{Fault, FileWatch, Rule, Signal, Times};
 
 use crate::{
     faults::{PARAMETER, SECRET, pair},
-    fixture::{ends_with, last_line},
+    fixture::{SOON, ends_with, last_line},
 };
 
 #[tokio::test]
@@ -14,7 +14,7 @@ async fn with_aws_down_a_restart_takes_over_the_files_as_they_are_and_says_so() 
     let sidecar = fixture.ready().await?;
     let published_at = sidecar.status().await?["published_at"].clone();
     sidecar.process.kill()?;
-    sidecar.process.wait(crate::fixture::SOON).await?;
+    sidecar.process.wait(SOON).await?;
     let before = (fixture.reader().read(&["db", "level"])?, fixture.tree()?);
     let mut watch = FileWatch::new(&fixture.volume())?;
 
@@ -26,7 +26,7 @@ async fn with_aws_down_a_restart_takes_over_the_files_as_they_are_and_says_so() 
         let stale = sidecar.becomes(reference, "stale").await?;
         ensure!(stale["version"].is_string() && stale["last_success"].is_null(), "{stale:#}");
     }
-    bed::eventually(crate::fixture::SOON, async || {
+    bed::eventually(SOON, async || {
         let stale = sidecar.reference(SECRET).await?;
         ensure!(stale["why"].as_str().is_some_and(|why| why.contains("ServiceUnavailable")), "{stale:#}");
         Ok(())
@@ -49,26 +49,22 @@ async fn with_aws_down_a_restart_takes_over_the_files_as_they_are_and_says_so() 
 #[tokio::test]
 async fn with_aws_up_a_restart_touches_no_file() -> Result<()> {
     let fixture = pair("1s").await?;
-    let sidecar = fixture.ready().await?;
-    for crash in [true, false] {
-        if crash {
-            sidecar.process.kill()?
-        } else {
-            ensure!(sidecar.process.stop().await.is_ok())
-        }
-        sidecar.process.wait(crate::fixture::SOON).await?;
+    let mut sidecar = fixture.ready().await?;
+    for signal in [Signal::KILL, Signal::TERM] {
+        sidecar.process.signal(signal)?;
+        sidecar.process.wait(SOON).await?;
         let before = (fixture.reader().read(&["db", "level"])?, fixture.tree()?);
         let mut watch = FileWatch::new(&fixture.volume())?;
-        let again = fixture.ready().await?;
-        again.becomes(SECRET, "fresh").await?;
-        again.becomes(PARAMETER, "fresh").await?;
-        again.looks_again().await?;
-        let status = again.status().await?;
+        sidecar = fixture.ready().await?;
+        sidecar.becomes(SECRET, "fresh").await?;
+        sidecar.becomes(PARAMETER, "fresh").await?;
+        sidecar.looks_again().await?;
+        let status = sidecar.status().await?;
         ensure!(status["publishes"] == 0, "{status:#}");
         let events = watch.events()?;
         ensure!(events.is_empty(), "a restart alone wakes applications: {events:?}");
         ensure!((fixture.reader().read(&["db", "level"])?, fixture.tree()?) == before);
-        ensure!(!again.process.stdout().contains(r#""event":"publish""#), "{}", again.process.stdout());
+        ensure!(!sidecar.process.stdout().contains(r#""event":"publish""#), "{}", sidecar.process.stdout());
     }
     Ok(())
 }
@@ -78,7 +74,7 @@ async fn what_changed_while_it_was_away_is_published_at_the_start() -> Result<()
     let fixture = pair("1h").await?;
     let sidecar = fixture.ready().await?;
     sidecar.process.kill()?;
-    sidecar.process.wait(crate::fixture::SOON).await?;
+    sidecar.process.wait(SOON).await?;
     fixture.aws.put_secret_value("prod/db", "new").await?;
     let _again = fixture.ready().await?;
     fixture.holds("db", "new").await?;
