@@ -51,8 +51,13 @@ async fn without_room_the_old_set_stays_and_the_new_one_comes_when_there_is() ->
     let before = fixture.reader().read(&["db", "small"])?;
     fixture.aws.put_secret_value("prod/db", &large("b")).await?;
 
-    let stale = sidecar.becomes(SECRET, "stale").await?;
-    ensure!(stale["why"].as_str().is_some_and(|why| why.contains("no room")), "{stale:#}");
+    eventually(SOON, async || {
+        let stale = sidecar.reference(SECRET).await?;
+        let why = stale["why"].as_str().unwrap_or_default();
+        ensure!(stale["state"] == "stale" && why.contains("no room"), "{stale:#}");
+        Ok(())
+    })
+    .await?;
     let status = sidecar.looks_again().await?;
     let obstacle = status["obstacle"].as_str().unwrap_or_default();
     ensure!(obstacle.contains("no room") && obstacle.contains("sizeLimit"), "{status:#}");

@@ -64,6 +64,7 @@ const DRAIN: Duration = Duration::from_millis(800);
 /// A command that failed: what to say, and the exit code.
 struct Failed(Exit, String);
 
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` passes by value")]
 impl Failed {
     fn usage(error: impl ToString) -> Self {
         Self(Exit::Usage, error.to_string())

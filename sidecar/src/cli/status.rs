@@ -74,7 +74,7 @@ fn ask(address: SocketAddr) -> Result<Value, String> {
     let mut response = String::new();
     stream.read_to_string(&mut response).map_err(text)?;
     let (head, body) = response.split_once("\r\n\r\n").ok_or("the answer is not HTTP")?;
-    if !head.split(' ').nth(1).is_some_and(|code| code == "200") {
+    if head.split(' ').nth(1) != Some("200") {
         return Err("what answers is not a coffer sidecar".to_owned());
     }
     serde_json::from_str(body).map_err(|_| "what answers is not a coffer sidecar".to_owned())

@@ -127,13 +127,14 @@ impl<V> Flight<V> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
-    fn counting(
-        calls: &Arc<AtomicUsize>,
-    ) -> impl FnOnce(Vec<u8>) -> std::pin::Pin<Box<dyn Future<Output = Vec<(u8, usize)>> + Send>> + Send + 'static {
+    type Answers = Pin<Box<dyn Future<Output = Vec<(u8, usize)>> + Send>>;
+
+    fn counting(calls: &Arc<AtomicUsize>) -> impl FnOnce(Vec<u8>) -> Answers + Send + 'static {
         let calls = Arc::clone(calls);
         move |keys| {
             Box::pin(async move {

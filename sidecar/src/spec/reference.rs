@@ -114,8 +114,8 @@ impl FromStr for Reference {
         }
         let (store, name) = split_store(whole)?;
         match store {
-            Store::Secrets => secret(name, Selectors::parse(query, &["stage", "version"], store)?).map(Self::Secret),
-            Store::Parameters => parameter(name, Selectors::parse(query, &["label", "version"], store)?),
+            Store::Secrets => secret(name, &Selectors::parse(query, &["stage", "version"], store)?).map(Self::Secret),
+            Store::Parameters => parameter(name, &Selectors::parse(query, &["label", "version"], store)?),
         }
     }
 }
@@ -232,7 +232,7 @@ fn arn_store(arn: &str) -> Result<Store, ReferenceError> {
     }
 }
 
-fn secret(id: &str, selectors: Selectors<'_>) -> Result<SecretRef, ReferenceError> {
+fn secret(id: &str, selectors: &Selectors<'_>) -> Result<SecretRef, ReferenceError> {
     if id.is_empty() {
         return Err(ReferenceError("the secret's name is missing after `secretsmanager:`".to_owned()));
     }
@@ -261,7 +261,7 @@ fn secret(id: &str, selectors: Selectors<'_>) -> Result<SecretRef, ReferenceErro
     Ok(SecretRef { id: id.to_owned(), version })
 }
 
-fn parameter(name: &str, selectors: Selectors<'_>) -> Result<Reference, ReferenceError> {
+fn parameter(name: &str, selectors: &Selectors<'_>) -> Result<Reference, ReferenceError> {
     if name.is_empty() {
         return Err(ReferenceError("the parameter's name is missing after `parameterstore:`".to_owned()));
     }

@@ -68,7 +68,7 @@ struct Held {
 }
 
 enum Source {
-    Ambient { aws: Aws, region: String },
+    Ambient { aws: Box<Aws>, region: String },
     Role { sts: aws_sdk_sts::Client, base: Credentials, step: RoleStep, session_name: String },
 }
 
@@ -79,7 +79,7 @@ impl Credentials {
     #[must_use]
     pub fn ambient(aws: &Aws, region: &str, events: Arc<dyn CallObserver>) -> Self {
         let label = token_role(&found).map_or_else(|| "process".to_owned(), |(_, role_arn)| role_arn);
-        Self::new(&label, Source::Ambient { aws: aws.clone(), region: region.to_owned() }, events)
+        Self::new(&label, Source::Ambient { aws: Box::new(aws.clone()), region: region.to_owned() }, events)
     }
 
     /// The role of `step`, assumed with these credentials.

@@ -14,7 +14,6 @@ pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// `/healthz` (the process answers), `/readyz` (200, or 503 with the reason) and `/metrics`
 /// (OpenMetrics text, which Prometheus reads).
-#[must_use]
 pub fn ops_router(registry: Registry, ready: Readiness) -> Router {
     let registry = Arc::new(registry);
     Router::new()
