@@ -18,7 +18,7 @@ impl SmallTmpfs {
     fn mount(at: PathBuf) -> Result<Option<Self>> {
         fs::create_dir_all(&at)?;
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=160k,mode=755", "none"]).arg(&at).output();
-        Ok(mounted.is_ok_and(|output| output.status.success()).then_some(Self(at)))
+        Ok(mounted.is_ok_and(|output| output.status.success()).then(|| Self(at)))
     }
 }
 

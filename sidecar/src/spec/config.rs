@@ -526,7 +526,8 @@ impl Fields {
         let entries = match node.kind {
             Kind::Map(entries) => entries,
             other => {
-                problems.add(node.place, format!("{what} is a mapping of keys to values, not {}", other.noun()));
+                let fix = format!("write `key: value` lines; known are {}", known.join(", "));
+                problems.add(node.place, format!("{what} is a mapping of keys to values, not {}; {fix}", other.noun()));
                 return None;
             }
         };
