@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
+use coffer_runtime::telemetry::Unblocking;
 use serde::Serialize;
 
 /// Why something was fetched or published.
@@ -66,8 +67,10 @@ impl Journal {
         }
         if let Some(mut line) = line(event, SystemTime::now()) {
             line.push('\n');
-            // A reader that has gone away must not end the sidecar.
-            let _ = std::io::stdout().lock().write_all(line.as_bytes());
+            // A reader that is stuck or gone must neither hold up nor end the sidecar.
+            if let Err(error) = Unblocking(std::io::stdout()).write_all(line.as_bytes()) {
+                tracing::warn!("an audit line was dropped: standard output: {error}");
+            }
         }
     }
 }

@@ -15,10 +15,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::identity::Identities;
-use crate::status::{State, Status};
+use crate::status::{ReferenceStatus, State, Status};
 
-/// References with time series of their own; a volume with more is summed up by its counts. A
-/// scrape stays bounded whatever a configuration says.
+/// References of all volumes together that have time series of their own; the others show in the
+/// volumes' counts. A scrape stays bounded whatever a configuration says.
 const REFERENCES_MAX: usize = 200;
 
 /// Counts calls to AWS, whichever part makes them.
@@ -95,6 +95,13 @@ impl Collector for Snapshot {
             by_volume().map(|(path, volume)| (vec![("volume", path.as_str())], f64::from(u8::from(volume.published)))),
         )?;
         gauges.write(
+            "volume_obstructed",
+            "Whether something keeps the set, or a newer one, from being published",
+            by_volume().map(|(path, volume)| {
+                (vec![("volume", path.as_str())], f64::from(u8::from(volume.obstacle.is_some())))
+            }),
+        )?;
+        gauges.write(
             "volume_last_publish_timestamp_seconds",
             "When the set in place was published",
             by_volume()
@@ -115,20 +122,22 @@ impl Collector for Snapshot {
                 .flat_map(|(path, volume)| volume.references.iter().map(move |reference| (path, reference)))
                 .take(REFERENCES_MAX)
         };
-        let labels = |path, reference| vec![("volume", path), ("reference", reference)];
+        // One reference may be asked for in two regions, or under two roles.
+        fn labels<'l>(path: &'l str, one: &'l ReferenceStatus) -> Vec<(&'l str, &'l str)> {
+            let (region, role) = (one.region.as_deref().unwrap_or_default(), one.role.as_deref().unwrap_or_default());
+            vec![("volume", path), ("reference", &one.reference), ("region", region), ("role", role)]
+        }
         gauges.write(
             "reference_last_success_timestamp_seconds",
             "When AWS last gave or confirmed the version in the files",
-            references().filter_map(|(path, one)| {
-                Some((labels(path.as_str(), one.reference.as_str()), unix(one.last_success?)))
-            }),
+            references().filter_map(|(path, one)| Some((labels(path, one), unix(one.last_success?)))),
         )?;
         gauges.write(
             "reference_age_seconds",
             "How long ago AWS last gave or confirmed the version in the files",
             references().filter_map(|(path, one)| {
                 let age = now.duration_since(one.last_success?).unwrap_or_default();
-                Some((labels(path.as_str(), one.reference.as_str()), age.as_secs_f64()))
+                Some((labels(path, one), age.as_secs_f64()))
             }),
         )?;
         gauges.write(
@@ -136,7 +145,7 @@ impl Collector for Snapshot {
             "Whether the files hold an older answer because the last looks failed",
             references().map(|(path, one)| {
                 let stale = matches!(one.state, State::Stale { .. });
-                (labels(path.as_str(), one.reference.as_str()), f64::from(u8::from(stale)))
+                (labels(path, one), f64::from(u8::from(stale)))
             }),
         )?;
         let expiries = self.identities.expiries();

@@ -70,6 +70,13 @@ impl Schedule {
         backoff(first_wait(class) / 4, LONGEST_BACKOFF_AT_START, failures, chance)
     }
 
+    /// No wait is longer than this, `failing` or not; one that is shows that the clock was set back.
+    #[must_use]
+    pub fn longest_wait(&self, failing: bool) -> Duration {
+        let regular = self.interval * 2;
+        if failing { regular.max(LONGEST_BACKOFF) } else { regular }
+    }
+
     /// What is due within this time of a look is looked at with it: one call instead of two.
     #[must_use]
     pub fn slack(&self) -> Duration {

@@ -42,12 +42,14 @@ pub struct VolumeStatus {
 pub struct ReferenceStatus {
     /// The reference, in its canonical form.
     pub reference: String,
+    /// The region it is fetched from, where one is named.
+    pub region: Option<String>,
     /// The role it is fetched as, where one is assumed.
     pub role: Option<String>,
     /// Its state.
     #[serde(flatten)]
     pub state: State,
-    /// The version in the files; of many parameters, a digest of their versions.
+    /// The version in the files; of many parameters, their number.
     pub version: Option<String>,
     /// When AWS last confirmed that version or gave it, in seconds since 1970. A failure never
     /// moves it.
@@ -149,6 +151,7 @@ mod tests {
     fn volume(published: bool, state: State) -> VolumeStatus {
         let reference = ReferenceStatus {
             reference: "secretsmanager:a".into(),
+            region: None,
             role: None,
             state,
             version: None,

@@ -107,13 +107,15 @@ impl Run {
         // Before anything else: as PID 1, a signal without a listener is lost.
         let mut termination = Termination::listen().map_err(Failed::at_run_time)?;
         let (end, shutdown) = watch::channel(false);
+        let once = self.once;
         let mut work = std::pin::pin!(self.publish(config, shutdown));
         tokio::select! {
             result = &mut work => result,
             name = termination.requested() => {
                 tracing::info!("{name}: ending; the published files stay");
                 end.send_replace(true);
-                tokio::time::timeout(DRAIN, work).await.unwrap_or(Ok(()))
+                let late = if once { Err(Failed::at_run_time("ended before everything was published")) } else { Ok(()) };
+                tokio::time::timeout(DRAIN, work).await.unwrap_or(late)
             }
         }
     }
@@ -133,7 +135,7 @@ impl Run {
         let source = Source::new(aws, &region, Arc::clone(&identities), config.rate_limits, observer);
         let status = Status::default();
         let journal = if self.no_audit { Journal::Off } else { Journal::Stdout };
-        let shared = Shared { source: Arc::new(source), status: status.clone(), journal, seed: seed(&session) };
+        let shared = Shared { source: Arc::new(source), status: status.clone(), journal, seed: seed(&env) };
         tracing::info!(
             config = %self.config.config.display(),
             volumes = config.volumes.len(),
@@ -145,6 +147,9 @@ impl Run {
 
         if !self.once {
             let address = self.listen.unwrap_or(config.listen);
+            if !address.ip().is_loopback() {
+                tracing::warn!(%address, "status and metrics are served beyond this host: they name secrets and roles");
+            }
             let listener = TcpListener::bind(address).await.map_err(|error| {
                 let fix = "choose another address with --listen or `listen:`";
                 Failed::at_run_time(format!("cannot serve on {address}: {error}; {fix}"))
@@ -160,6 +165,13 @@ impl Run {
         let started = engine.start(self.startup_timeout, self.once, &shutdown).await.map_err(Failed::at_run_time);
         if self.once || started.is_err() || *shutdown.borrow() {
             let interrupted = self.once && *shutdown.borrow();
+            if self.once && !interrupted {
+                // A reader may still be opening files of the set that was replaced.
+                tokio::select! {
+                    () = engine.sweep() => {}
+                    _ = shutdown.wait_for(|end| *end) => {}
+                }
+            }
             engine.close();
             return if interrupted {
                 Err(Failed::at_run_time("ended before everything was published"))
@@ -187,9 +199,11 @@ fn region(aws: &Aws, config: &Config) -> Result<String, Failed> {
     }
 }
 
-/// Of this instance, the same after a restart in the same pod or on the same host.
-fn seed(session: &str) -> u64 {
+/// Of this instance, the same after a restart in the same pod or on the same host. Not the session
+/// name, which is cut, and may be one for a whole fleet.
+fn seed(env: &dyn Fn(&str) -> Option<String>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    session.hash(&mut hasher);
+    ["POD_NAMESPACE", "POD_NAME", "POD_UID", "HOSTNAME"].map(env).hash(&mut hasher);
+    rustix::system::uname().nodename().hash(&mut hasher);
     hasher.finish()
 }

@@ -1,6 +1,6 @@
 //! Keeps one volume fresh: look, render, publish, remember.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -28,9 +28,13 @@ const SHARED_WITHIN: Duration = Duration::from_secs(1);
 /// How soon what failed on the way to AWS is looked at again, once another call got through.
 const HASTENED: Duration = Duration::from_secs(1);
 
+/// The code of a value that was fetched and is not in the files.
+const NOT_PUBLISHED: &str = "NotPublished";
+
 /// One volume and what is known of it.
 pub(super) struct Keeper {
     spec: VolumeSpec,
+    options: Options,
     volume: Volume,
     schedule: Schedule,
     shared: Shared,
@@ -61,6 +65,8 @@ struct Entry {
 #[derive(Clone, Copy)]
 struct Trouble {
     class: Class,
+    /// Whether it failed on the way to AWS, and so may work as soon as AWS answers anything.
+    on_the_way: bool,
     /// How many of this class, from 1.
     times: u32,
 }
@@ -87,6 +93,8 @@ struct Round {
 /// What became of a round's values.
 #[derive(Default)]
 struct Settled {
+    /// Whether there was anything to make.
+    tried: bool,
     /// Whether the set that was made of them is in place.
     published: bool,
     /// What was fetched and could not be made into files.
@@ -105,7 +113,7 @@ struct Failure {
 impl Keeper {
     pub(super) fn open(spec: VolumeSpec, allow_disk: bool, shared: Shared) -> Result<Self, VolumeError> {
         let options = Options { path: spec.path.clone(), owner: spec.owner, allow_disk };
-        let volume = Volume::open(options, std::time::Instant::now())?;
+        let volume = Volume::open(options.clone(), std::time::Instant::now())?;
         let key = Key::random().map_err(|errno| VolumeError::Io {
             action: "draw a random key for",
             path: spec.path.clone(),
@@ -116,8 +124,18 @@ impl Keeper {
             entries.entry(file.wanted.clone()).or_insert_with(Entry::new).files.push(at);
         }
         let schedule = Schedule::new(spec.refresh, shared.seed);
-        let mut keeper =
-            Self { spec, volume, schedule, shared, key, entries, complete: false, publishes: 0, obstacle: None };
+        let mut keeper = Self {
+            spec,
+            options,
+            volume,
+            schedule,
+            shared,
+            key,
+            entries,
+            complete: false,
+            publishes: 0,
+            obstacle: None,
+        };
         keeper.adopt();
         keeper.tell();
         if keeper.complete {
@@ -198,6 +216,7 @@ impl Keeper {
     async fn refresh(&mut self) {
         let now = SystemTime::now() + self.schedule.slack();
         let due: Vec<Wanted> = self.due_by(now);
+        self.reopen_if_removed();
         let damaged = !self.volume.intact();
         let retrying = due.iter().any(|wanted| self.entries[wanted].trouble.is_some());
         let cause = match (damaged, retrying) {
@@ -211,9 +230,31 @@ impl Keeper {
         if damaged || !round.answers.is_empty() {
             self.complete_from_source(&mut round, cause).await;
             settled = self.settle(&round, cause);
+            self.complete &= self.volume.intact();
         }
         self.remember(&round, &settled, false);
+        if !damaged && self.entries.values().all(|entry| entry.trouble.is_none()) {
+            self.obstacle = None;
+        }
         self.tell();
+    }
+
+    /// A directory that somebody removed is made anew, and filled by the repair that follows.
+    fn reopen_if_removed(&mut self) {
+        if self.spec.path.exists() {
+            return;
+        }
+        match Volume::open(self.options.clone(), std::time::Instant::now()) {
+            Ok(volume) => self.volume = volume,
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// Waits until no replaced set is left to be removed.
+    pub(super) async fn sweep(&mut self) {
+        while let Some(next) = self.volume.sweep(std::time::Instant::now()) {
+            sleep_until(Instant::from_std(next)).await;
+        }
     }
 
     /// Asks for `wanted`. With `compare`, what is unchanged comes without its value.
@@ -297,7 +338,7 @@ impl Keeper {
     /// Makes the set of what was found and what is in place, and publishes it if it is whole.
     fn settle(&mut self, round: &Round, cause: Cause) -> Settled {
         let mut answers = round.answers.clone();
-        let mut settled = Settled::default();
+        let mut settled = Settled { tried: true, ..Settled::default() };
         loop {
             let making = make(&self.spec.files, &answers, &self.volume);
             let unmade = making.failed.iter().map(|(at, error)| (&self.spec.files[*at].wanted, error));
@@ -362,6 +403,7 @@ impl Keeper {
         // One draw for all: what failed together is asked for again together.
         let chance = fastrand::f64();
         let mut news = News::default();
+        let damaged = settled.tried && !self.volume.intact();
         for (wanted, entry) in &mut self.entries {
             let files = || entry.files.iter().map(|at| &self.spec.files[*at]);
             let has_files = files().any(|file| version_in_place(file, &self.volume).is_some());
@@ -370,10 +412,11 @@ impl Keeper {
             let failure = match (round.failed.get(wanted), settled.unmade.get(wanted)) {
                 (Some(failure), _) => Some(failure.clone()),
                 (None, Some(error)) => Some(error.into()),
-                (None, None) if fetched && !settled.published => {
+                // What has not changed is amiss all the same where the set that holds it is damaged.
+                (None, None) if !settled.published && (fetched || (damaged && round.unchanged.contains(wanted))) => {
                     let waiting = || "fetched; waiting for the rest of the set".to_owned();
                     let text = self.obstacle.clone().unwrap_or_else(waiting);
-                    Some(Failure { class: Class::Transient, code: "NotPublished".to_owned(), text })
+                    Some(Failure { class: Class::Transient, code: NOT_PUBLISHED.to_owned(), text })
                 }
                 (None, None) => None,
             };
@@ -388,9 +431,9 @@ impl Keeper {
                     entry.state = State::Missing { code: failure.code, why: failure.text };
                 }
                 Some(failure) => {
-                    let times = entry.fail(now, &failure, has_files);
+                    let (times, first) = entry.fail(now, &failure, has_files);
                     entry.due = self.schedule.after_failure(now, times, failure.class, chance);
-                    if times == 1 && has_files {
+                    if first && has_files {
                         news.stale.entry(failure.code).or_default().push((wanted.reference.to_string(), failure.text));
                     }
                 }
@@ -407,18 +450,18 @@ impl Keeper {
                 None => {}
             }
         }
-        if !round.answers.is_empty() || !round.unchanged.is_empty() {
-            self.hasten(round, now);
-        }
+        self.hasten(round, now);
         news.log(&self.spec.path);
     }
 
     /// AWS answers again: what failed on the way to it need not wait its time out.
     fn hasten(&mut self, round: &Round, now: SystemTime) {
         let soon = now + HASTENED;
+        let answered: BTreeSet<&Access> =
+            round.answers.keys().chain(&round.unchanged).map(|wanted| &wanted.access).collect();
         for (wanted, entry) in &mut self.entries {
-            let on_the_way = entry.trouble.is_some_and(|trouble| trouble.class == Class::Transient);
-            if on_the_way && !round.failed.contains_key(wanted) {
+            let asked = round.failed.contains_key(wanted) || round.answers.contains_key(wanted);
+            if !asked && entry.trouble.is_some_and(|trouble| trouble.on_the_way) && answered.contains(&wanted.access) {
                 entry.due = entry.due.min(soon);
             }
         }
@@ -431,14 +474,17 @@ impl Keeper {
             return None;
         }
         let failed = self.entries.iter().filter(|(_, entry)| !entry.absent).find_map(|(wanted, _)| {
-            let failure = round.failed.get(wanted).cloned();
+            let optional = self.entries[wanted].files.iter().all(|at| self.spec.files[*at].optional);
+            // An optional value that AWS has no longer is no failure of a set that is in place.
+            let gone = |failure: &&Failure| settled.published && optional && failure.class == Class::NotFound;
+            let failure = round.failed.get(wanted).filter(|failure| !gone(failure)).cloned();
             let unmade = settled.unmade.get(wanted);
             let unmade = || unmade.map(Failure::from);
             let failure = failure.or_else(unmade)?;
             Some(Failure { text: format!("{}: {}", wanted.reference, failure.text), ..failure })
         });
         let unpublished = || {
-            self.obstacle.clone().map(|text| Failure { class: Class::Transient, code: "NotPublished".to_owned(), text })
+            self.obstacle.clone().map(|text| Failure { class: Class::Transient, code: NOT_PUBLISHED.to_owned(), text })
         };
         failed.or_else(unpublished)
     }
@@ -484,12 +530,19 @@ impl Keeper {
     }
 
     fn due_by(&self, time: SystemTime) -> Vec<Wanted> {
-        self.entries.iter().filter(|(_, entry)| entry.due <= time).map(|(wanted, _)| wanted.clone()).collect()
+        let due = |entry: &Entry| entry.due <= time || self.wait(entry).is_zero();
+        self.entries.iter().filter(|(_, entry)| due(entry)).map(|(wanted, _)| wanted.clone()).collect()
     }
 
     fn next_look(&self) -> Instant {
-        let due = self.entries.values().map(|entry| entry.due).min().unwrap_or(SystemTime::UNIX_EPOCH);
-        Instant::now() + due.duration_since(SystemTime::now()).unwrap_or_default()
+        Instant::now() + self.entries.values().map(|entry| self.wait(entry)).min().unwrap_or_default()
+    }
+
+    /// How long until an entry is due; at once where it is so long that the clock must have been set
+    /// back.
+    fn wait(&self, entry: &Entry) -> Duration {
+        let wait = entry.due.duration_since(SystemTime::now()).unwrap_or_default();
+        if wait > self.schedule.longest_wait(entry.trouble.is_some()) { Duration::ZERO } else { wait }
     }
 
     fn audit(&self, wanted: &Wanted, result: &Result<Found, FetchError>, cause: Cause) {
@@ -520,6 +573,7 @@ impl Keeper {
         let published = self.volume.published();
         let references = self.entries.iter().map(|(wanted, entry)| ReferenceStatus {
             reference: wanted.reference.to_string(),
+            region: wanted.access.region.clone(),
             role: wanted.access.role.as_ref().map(|role| role.role_arn.clone()),
             state: entry.state.clone(),
             version: match &entry.seen {
@@ -565,8 +619,8 @@ impl Entry {
         since.map(|since| now.duration_since(since).unwrap_or_default())
     }
 
-    /// Returns how many times in a row it has failed so.
-    fn fail(&mut self, now: SystemTime, failure: &Failure, has_files: bool) -> u32 {
+    /// Returns how far its backoff has come, and whether this kind of failure is news.
+    fn fail(&mut self, now: SystemTime, failure: &Failure, has_files: bool) -> (u32, bool) {
         let since = match self.state {
             State::Stale { since, .. } => since,
             _ => now,
@@ -575,10 +629,14 @@ impl Entry {
         self.state = if has_files { State::Stale { since, code, why } } else { State::Missing { code, why } };
         let times = match self.trouble {
             Some(trouble) if trouble.class == failure.class => trouble.times.saturating_add(1),
-            _ => 1,
+            // Another kind of failure has waits of its own, and is still not the first.
+            Some(trouble) => (trouble.times / 2).max(1),
+            None => 1,
         };
-        self.trouble = Some(Trouble { class: failure.class, times });
-        times
+        let first = self.trouble.is_none_or(|trouble| trouble.class != failure.class);
+        let on_the_way = failure.class == Class::Transient && failure.code != NOT_PUBLISHED;
+        self.trouble = Some(Trouble { class: failure.class, on_the_way, times });
+        (times, first)
     }
 }
 

@@ -117,6 +117,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Waits until no replaced set is left to be removed.
+    pub async fn sweep(&mut self) {
+        for keeper in &mut self.keepers {
+            keeper.sweep().await;
+        }
+    }
+
     /// Ends without having run: what was published stays, nothing else is left.
     pub fn close(self) {
         self.keepers.into_iter().for_each(Keeper::close);

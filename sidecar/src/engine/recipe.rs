@@ -40,7 +40,10 @@ pub(super) struct Making {
 /// the set in place.
 pub(super) fn make(files: &[FileSpec], answers: &BTreeMap<Wanted, Arc<Answer>>, volume: &Volume) -> Making {
     let mut making = Making { set: RenderedSet::default(), failed: BTreeMap::new() };
-    for (at, file) in files.iter().enumerate() {
+    // What is in place goes first: where a new value's name collides, the newcomer is the one to fail.
+    let fetched = |file: &FileSpec| answers.contains_key(&file.wanted);
+    let in_place = files.iter().enumerate().filter(|(_, file)| !fetched(file));
+    for (at, file) in in_place.chain(files.iter().enumerate().filter(|(_, file)| fetched(file))) {
         let made = match answers.get(&file.wanted) {
             Some(answer) => rendered(file, answer),
             None => carried(file, volume),
@@ -70,7 +73,7 @@ pub(super) fn carried(file: &FileSpec, volume: &Volume) -> Result<Vec<(FileName,
     if carried.is_empty() { Err(MakeError::Nothing) } else { Ok(carried) }
 }
 
-/// The version of an entry's files in the set in place; of many, the newest file's.
+/// The version of an entry's files in the set in place; of many, the first file's.
 pub(super) fn version_in_place(file: &FileSpec, volume: &Volume) -> Option<String> {
     let recipe = file.recipe();
     let files = &volume.published()?.files;

@@ -60,7 +60,9 @@ where
         {
             let mut board = self.board();
             for key in keys {
-                let flying = board.flights.get(&key).filter(|flight| flight.departs >= since && flight.usable());
+                let waits = |flight: &Flight<V>| board.waiting.iter().any(|seat| seat.number == flight.number);
+                let in_time = |flight: &Flight<V>| flight.departs >= since || waits(flight);
+                let flying = board.flights.get(&key).filter(|flight| flight.usable() && in_time(flight));
                 let answer = match flying {
                     Some(flight) => flight.answer.clone(),
                     None => {

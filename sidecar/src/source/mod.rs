@@ -130,13 +130,15 @@ impl Source {
     }
 
     fn store(&self, access: &Access) -> Arc<Store> {
+        let region = access.region.as_deref().unwrap_or(&self.region);
+        // One store for a region, whether it was named or is the process's own.
+        let resolved = Access { region: Some(region.to_owned()), role: access.role.clone() };
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {
-            let region = access.region.as_deref().unwrap_or(&self.region);
             let credentials = self.identities.credentials(access.role.as_ref());
-            let account = access.role.as_ref().and_then(|role| role.role_arn.split(':').nth(4)).unwrap_or_default();
-            Arc::new(Store::new(&self.aws, region, account, credentials, &self.budgets, Arc::clone(&self.calls)))
+            let account = credentials.label().split(':').nth(4).unwrap_or_default().to_owned();
+            Arc::new(Store::new(&self.aws, region, &account, credentials, &self.budgets, Arc::clone(&self.calls)))
         };
-        Arc::clone(stores.entry(access.clone()).or_insert_with(make))
+        Arc::clone(stores.entry(resolved).or_insert_with(make))
     }
 }

@@ -1,6 +1,6 @@
 //! The planner: which calls answer a set of questions, with the fewest of them. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use crate::spec::{ParameterRef, PathRef, Reference, SecretRef, SecretVersion};
 
@@ -70,14 +70,10 @@ fn parameter_calls(parameters: Vec<ParameterRef>) -> impl Iterator<Item = Call> 
     calls.into_iter().map(Call::Parameters)
 }
 
-/// The secrets to describe, so that only changed ones are fetched, and the references that each
-/// answers for.
-pub(super) fn plan_heads<'a>(known: impl Iterator<Item = &'a SecretRef>) -> BTreeMap<String, Vec<SecretRef>> {
-    let mut heads: BTreeMap<String, Vec<SecretRef>> = BTreeMap::new();
-    for secret in known {
-        heads.entry(secret.id.clone()).or_default().push(secret.clone());
-    }
-    heads
+/// The secrets to describe, so that only changed ones are fetched: each once, whatever the number
+/// of its versions that are wanted.
+pub(super) fn plan_heads<'a>(known: impl Iterator<Item = &'a SecretRef>) -> BTreeSet<String> {
+    known.map(|secret| secret.id.clone()).collect()
 }
 
 #[cfg(test)]

@@ -99,10 +99,6 @@ impl Store {
         let describe = self.0.usable(|memory| &mut memory.describe_denied);
         for question in questions {
             match (&question.reference, &question.known) {
-                // What is pinned to a version stays what it is.
-                (reference, Some(_)) if reference.is_pinned() => {
-                    answers.push((question.reference, Ok(Found::Unchanged { next_rotation: None })));
-                }
                 (Reference::Secret(secret), Some(known)) if describe => {
                     heads_wanted.push((secret.clone(), known.clone()));
                 }
@@ -137,7 +133,7 @@ impl Store {
                     described.insert(reference, (head.version(&secret.version).map(str::to_owned), head.next_rotation));
                 }
                 // Without leave to describe, the value itself tells.
-                Err(error) if error.class == Class::Denied => {
+                Err(error) if denies(&error, action::DESCRIBE) => {
                     described.insert(reference, (None, None));
                 }
                 Err(error) => answers.push((reference, Err(error))),
@@ -163,7 +159,7 @@ impl Store {
         if wanted.is_empty() {
             return Vec::new();
         }
-        let ids = plan_heads(wanted.iter().map(|(secret, _)| secret)).into_keys().collect();
+        let ids = plan_heads(wanted.iter().map(|(secret, _)| secret)).into_iter().collect();
         let inner = Arc::clone(&self.0);
         let ask = move |ids: Vec<String>| async move { inner.describe(ids).await };
         let heads: HashMap<String, HeadResult> = self.0.heads.get(ids, since, ask).await.into_iter().collect();
@@ -201,7 +197,7 @@ impl Inner {
             let inner = Arc::clone(&self);
             tasks.spawn(async move {
                 let head = inner.call(action::DESCRIBE, &inner.secrets_budget, || inner.clients.head(&id)).await;
-                if head.as_ref().is_err_and(|error| error.class == Class::Denied) {
+                if head.as_ref().is_err_and(|error| denies(error, action::DESCRIBE)) {
                     inner.memory().describe_denied = Some(Instant::now());
                 }
                 (id, head)
@@ -232,8 +228,7 @@ impl Inner {
         let answers = tasks.join_all().await.concat();
         let mut memory = self.memory();
         for (reference, answer) in &answers {
-            let own_fault = |error: &AwsError| matches!(error.class, Class::Denied | Class::NotFound | Class::Invalid);
-            if answer.as_ref().is_err_and(own_fault) {
+            if answer.as_ref().is_err_and(|error| sinks_others(reference, error)) {
                 memory.apart.insert(reference.clone());
             } else {
                 memory.apart.remove(reference);
@@ -273,7 +268,7 @@ impl Inner {
                     }
                 }
                 Err(error) => {
-                    if error.class == Class::Denied {
+                    if denies(&error, action::BATCH) {
                         tracing::info!(
                             identity = self.credentials.label(),
                             "not allowed to use BatchGetSecretValue; fetching secrets one by one"
@@ -282,7 +277,8 @@ impl Inner {
                     }
                     // A batch has a hundredth of the quota of GetSecretValue, and its own permission; one
                     // bad name may also refuse the whole. What neither would help fails here.
-                    if !matches!(error.class, Class::Denied | Class::Throttled | Class::Invalid | Class::NotFound) {
+                    let singly = Class::Throttled == error.class || is_final(&error);
+                    if error.action != action::BATCH || !singly {
                         answers.extend(named(secrets).map(|reference| (reference, Err(error.clone()))));
                         return answers;
                     }
@@ -303,7 +299,7 @@ impl Inner {
         match self.parameters_once(&wanted).await {
             Ok(answers) => answers,
             // AWS refuses the whole call for one name: find out which.
-            Err(error) if wanted.len() > 1 && is_final(&error) => {
+            Err(error) if wanted.len() > 1 && is_final(&error) && error.action == action::GET_PARAMETERS => {
                 let mut tasks = JoinSet::new();
                 for parameter in wanted {
                     let inner = Arc::clone(&self);
@@ -351,9 +347,9 @@ impl Inner {
         let mut again = false;
         loop {
             let keys = self.credentials.get().await?;
-            budget.spend().await;
             // Held to the end of the call; nobody closes a store's lanes.
             let lane = self.lanes.acquire().await;
+            budget.spend().await;
             let started = Instant::now();
             let result = ask().await;
             let outcome = result.as_ref().map(|(_, request_id)| request_id.as_deref());
@@ -387,6 +383,23 @@ impl Inner {
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the error denies this very action, and not what leads up to it: a role that cannot be
+/// assumed says nothing of what it may do.
+fn denies(error: &AwsError, action: &str) -> bool {
+    error.class == Class::Denied && error.action == action
+}
+
+/// Whether a reference that failed so makes AWS refuse a whole call that names it with others.
+fn sinks_others(reference: &Reference, error: &AwsError) -> bool {
+    match reference {
+        Reference::Secret(_) => error.class == Class::Invalid && error.action == action::GET_SECRET,
+        Reference::Parameter(_) => {
+            matches!(error.class, Class::Denied | Class::Invalid) && error.action == action::GET_PARAMETERS
+        }
+        Reference::Path(_) => false,
     }
 }
 

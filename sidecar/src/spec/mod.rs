@@ -82,8 +82,8 @@ pub struct Access {
 }
 
 impl FileSpec {
-    /// Reference, selector and format as one text: two files with the same recipe, made from the
-    /// same version, have the same bytes.
+    /// Reference, selector, format, and how many files are called, as one text: two files with the
+    /// same recipe, made from the same version, have the same bytes.
     #[must_use]
     pub fn recipe(&self) -> String {
         let mut text = self.wanted.reference.to_string();
@@ -94,6 +94,10 @@ impl FileSpec {
         if self.format != Format::Raw {
             text.push_str(" as ");
             text.push_str(&self.format.to_string());
+        }
+        if let Naming::Tree { folder, separator } = &self.naming {
+            let folder = folder.as_ref().map_or("", FileName::as_str);
+            text.push_str(&format!(" to {folder}/{}", separator.as_deref().unwrap_or_default()));
         }
         if let Some(region) = &self.wanted.access.region {
             text.push_str(" in ");

@@ -89,16 +89,6 @@ impl Reference {
         };
         Arn::parse(name).map(|arn| arn.region)
     }
-
-    /// Whether what it names can ever change: a version by its id cannot.
-    #[must_use]
-    pub fn is_pinned(&self) -> bool {
-        matches!(
-            self,
-            Self::Secret(SecretRef { version: SecretVersion::Id(_), .. })
-                | Self::Parameter(ParameterRef { version: ParameterVersion::Number(_), .. })
-        )
-    }
 }
 
 impl FromStr for Reference {
@@ -237,7 +227,7 @@ fn secret(id: &str, selectors: &Selectors<'_>) -> Result<SecretRef, ReferenceErr
         return Err(ReferenceError("the secret's name is missing after `secretsmanager:`".to_owned()));
     }
     if !id.starts_with("arn:") {
-        check_characters(id, "/_+=.@-", "a secret's name")?;
+        check_characters(id, "/_+=.@-!", "a secret's name")?;
         if id.len() > SECRET_NAME_MAX {
             return Err(ReferenceError(format!("a secret's name has at most {SECRET_NAME_MAX} characters")));
         }
@@ -379,6 +369,8 @@ mod tests {
         for (text, canonical) in [
             ("secretsmanager:prod/db", "secretsmanager:prod/db"),
             ("secretsmanager:prod/db?stage=AWSCURRENT", "secretsmanager:prod/db"),
+            // As AWS names the secrets that RDS and others manage.
+            ("secretsmanager:rds!db-1234", "secretsmanager:rds!db-1234"),
             ("secretsmanager:prod/db?stage=AWSPREVIOUS", "secretsmanager:prod/db?stage=AWSPREVIOUS"),
             (
                 "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-AbCdEf?stage=S",

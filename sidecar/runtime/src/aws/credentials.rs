@@ -58,6 +58,8 @@ struct Inner {
     source: Source,
     events: Arc<dyn CallObserver>,
     held: Mutex<Option<Held>>,
+    /// The last fetch that failed, and when it ended.
+    failed: Mutex<Option<(Instant, AwsError)>>,
     /// Held while fetching: one fetch at a time, and the others take what it brought.
     turn: tokio::sync::Mutex<()>,
 }
@@ -97,6 +99,7 @@ impl Credentials {
             source,
             events,
             held: Mutex::new(None),
+            failed: Mutex::new(None),
             turn: tokio::sync::Mutex::new(()),
         }))
     }
@@ -129,12 +132,14 @@ impl Credentials {
                 self.renew(keys).await
             }
             _ => {
+                let queued = Instant::now();
                 let _turn = self.0.turn.lock().await;
                 let fetched_meanwhile =
                     self.held().as_ref().map(|held| held.keys.clone()).filter(|keys| lives(keys, SystemTime::now()));
-                match fetched_meanwhile {
-                    Some(keys) => Ok(keys),
-                    None => self.fetch().await,
+                match (fetched_meanwhile, self.failed_since(queued)) {
+                    (Some(keys), _) => Ok(keys),
+                    (None, Some(error)) => Err(error),
+                    (None, None) => self.fetch().await,
                 }
             }
         }
@@ -163,7 +168,10 @@ impl Credentials {
     }
 
     async fn fetch(&self) -> Result<Keys, AwsError> {
-        let keys = self.0.source.fetch(&*self.0.events).await?;
+        let fetched = self.0.source.fetch(&*self.0.events).await;
+        *self.0.failed.lock().unwrap_or_else(PoisonError::into_inner) =
+            fetched.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        let keys = fetched?;
         let now = SystemTime::now();
         let renew_at = keys.expiry().map(|end| {
             let life = end.duration_since(now).unwrap_or_default();
@@ -172,6 +180,12 @@ impl Credentials {
         });
         *self.held() = Some(Held { keys: keys.clone(), renew_at });
         Ok(keys)
+    }
+
+    /// The error of a fetch that ended while somebody waited for it.
+    fn failed_since(&self, queued: Instant) -> Option<AwsError> {
+        let failed = self.0.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().filter(|(ended, _)| *ended >= queued).map(|(_, error)| error.clone())
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Option<Held>> {

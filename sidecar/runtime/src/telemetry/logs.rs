@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::str::FromStr;
 
+use super::Unblocking;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -58,7 +59,7 @@ pub fn init_logs(level: LogLevel, format: LogFormat) {
     let LogLevel(level) = level;
     let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("coffer", level);
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(|| Unblocking(std::io::stderr()))
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     let lines = match format {

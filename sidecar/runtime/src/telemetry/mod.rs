@@ -3,6 +3,8 @@
 
 mod logs;
 mod ops;
+mod output;
 
 pub use logs::{LogFormat, LogLevel, init_logs};
 pub use ops::{Readiness, ops_router, serve};
+pub use output::Unblocking;
