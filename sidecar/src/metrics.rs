@@ -124,8 +124,10 @@ impl Collector for Snapshot {
         };
         // One reference may be asked for in two regions, or under two roles.
         fn labels<'l>(path: &'l str, one: &'l ReferenceStatus) -> Vec<(&'l str, &'l str)> {
-            let (region, role) = (one.region.as_deref().unwrap_or_default(), one.role.as_deref().unwrap_or_default());
-            vec![("volume", path), ("reference", &one.reference), ("region", region), ("role", role)]
+            let mut labels = vec![("volume", path), ("reference", one.reference.as_str())];
+            labels.extend(one.region.as_deref().map(|region| ("region", region)));
+            labels.extend(one.role.as_deref().map(|role| ("role", role)));
+            labels
         }
         gauges.write(
             "reference_last_success_timestamp_seconds",

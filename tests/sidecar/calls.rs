@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use bed::{Fault, Rule, aws::ParameterType};
+use bed::{Fault, Rule, Times, aws::ParameterType};
 
 use crate::fixture::{Fixture, list};
 
@@ -142,5 +142,26 @@ async fn a_batch_is_read_to_its_last_page_also_past_an_empty_one() -> Result<()>
     fixture.once().await?;
     ensure!(fixture.proxy.count("BatchGetSecretValue") == 2 && fixture.proxy.count("GetSecretValue") == 0);
     ensure!(fixture.read("s2")? == "secret 2");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_role_that_cannot_be_assumed_yet_costs_no_permission_of_its_own() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    let mut files = Vec::new();
+    for n in 0..10 {
+        fixture.aws.create_secret(&format!("prod/{n}"), "x").await?;
+        fixture.aws.put_parameter(&format!("/prod/{n}"), ParameterType::String, "x").await?;
+        files.push(format!("{{name: s{n}, from: 'secretsmanager:prod/{n}'}}"));
+        files.push(format!("{{name: p{n}, from: 'parameterstore:/prod/{n}'}}"));
+    }
+    fixture.config("1h", files)?;
+    let sts = "AssumeRoleWithWebIdentity";
+    fixture.proxy.fault(Rule::new(Fault::AccessDenied).operation(sts).times(Times::First(2)));
+    let _sidecar = fixture.ready().await?;
+    let asked = ["BatchGetSecretValue", "GetParameters", "GetSecretValue"].map(|name| fixture.proxy.count(name));
+    ensure!(asked == [1, 1, 0], "{asked:?}");
+    // Refused once a round: what waited for the same refusal took it.
+    ensure!(fixture.proxy.count(sts) <= 4, "{} calls to STS", fixture.proxy.count(sts));
     Ok(())
 }

@@ -202,7 +202,7 @@ async fn a_ca_bundle_is_trusted_and_without_it_the_server_is_not() -> Result<()>
     fs::write(&bundle, front.certificate_pem())?;
 
     let distrusting =
-        coffer(&config)?.args(["--once", "--startup-timeout=1s"]).envs(aws.environment(&front.url())).start()?;
+        coffer(&config)?.args(["--once", "--startup-timeout=4s"]).envs(aws.environment(&front.url())).start()?;
     ensure!(distrusting.wait(Duration::from_secs(20)).await?.code() == Some(1));
     let said = distrusting.stderr();
     ensure!(said.contains("ConnectionFailed") && said.to_lowercase().contains("certificate"), "{said}");

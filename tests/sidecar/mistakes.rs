@@ -150,7 +150,7 @@ async fn a_volume_path_that_is_a_file_or_taken_is_named() -> Result<()> {
     fs::remove_file(fixture.volume())?;
     fs::create_dir(fixture.volume())?;
     fs::write(fixture.volume().join("db"), "somebody's")?;
-    let process = fixture.run().arg("--startup-timeout=1s").start()?;
+    let process = fixture.run().arg("--startup-timeout=4s").start()?;
     ends_with(&process, 1).await?;
     let said = process.stderr();
     ensure!(said.contains("volume/db is ") && said.contains("coffer did not put there; remove it"), "{said}");

@@ -56,25 +56,65 @@ async fn an_unchanged_refresh_touches_nothing_and_asks_once_for_each() -> Result
 }
 
 #[tokio::test]
-async fn what_is_pinned_to_a_version_costs_nothing_on_refresh() -> Result<()> {
+async fn what_is_pinned_to_a_version_is_confirmed_like_the_rest_and_its_loss_is_told() -> Result<()> {
     let fixture = Fixture::new().await?;
     let pinned = fixture.aws.create_secret("prod/pinned", "pinned").await?;
-    fixture.aws.create_secret("prod/db", "one").await?;
     fixture.aws.put_parameter("/prod/level", ParameterType::String, "info").await?;
+    let reference = format!("secretsmanager:prod/pinned?version={}", pinned.version_id);
     fixture.config(
         "1s",
         [
-            format!("{{name: pinned, from: 'secretsmanager:prod/pinned?version={}'}}", pinned.version_id),
+            format!("{{name: pinned, from: '{reference}'}}"),
             "{name: level, from: 'parameterstore:/prod/level?version=1'}".to_owned(),
-            "{name: db, from: 'secretsmanager:prod/db'}".to_owned(),
         ],
     )?;
     let sidecar = fixture.ready().await?;
     fixture.proxy.clear_log();
     fixture.asked("DescribeSecret", 3).await?;
-    let calls = fixture.proxy.calls();
-    ensure!(calls.iter().all(|call| call.request["SecretId"] == "prod/db"), "{calls:#?}");
-    sidecar.becomes("parameterstore:/prod/level?version=1", "fresh").await?;
+    ensure!(fixture.proxy.count("GetSecretValue") == 0, "{:?}", fixture.operations());
+    fixture.aws.delete_secret("prod/pinned").await?;
+    let stale = sidecar.becomes(&reference, "stale").await?;
+    ensure!(stale["code"] == "ScheduledForDeletion", "{stale:#}");
+    ensure!(fixture.read("pinned")? == "pinned");
+    fixture.aws.restore_secret("prod/pinned").await?;
+    sidecar.becomes(&reference, "fresh").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn optional_parameters_that_are_not_there_cost_no_calls_of_their_own() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    let mut files = Vec::new();
+    for n in 0..10 {
+        fixture.aws.put_parameter(&format!("/prod/there{n}"), ParameterType::String, "x").await?;
+        files.push(format!("{{name: there{n}, from: 'parameterstore:/prod/there{n}'}}"));
+        files.push(format!("{{name: absent{n}, from: 'parameterstore:/prod/absent{n}', optional: true}}"));
+    }
+    fixture.config("1s", files)?;
+    let sidecar = fixture.ready().await?;
+    for _ in 0..3 {
+        fixture.proxy.clear_log();
+        sidecar.looks_again().await?;
+        let calls = fixture.proxy.calls_to("GetParameters").len();
+        // A second look may have begun.
+        ensure!(calls <= 4, "{calls} calls for 20 parameters");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_parameter_whose_name_is_taken_keeps_nobody_from_being_refreshed() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    fixture.aws.put_parameter("/app/level", ParameterType::String, "info").await?;
+    fixture.config("1s", ["{from: 'parameterstore:/app/'}", "{name: db, from: 'secretsmanager:prod/db'}"])?;
+    let sidecar = fixture.ready().await?;
+    fixture.aws.put_parameter("/app/db", ParameterType::String, "impostor").await?;
+    let stale = sidecar.becomes("parameterstore:/app/*", "stale").await?;
+    ensure!(stale["why"].as_str().is_some_and(|why| why.contains("cannot both be files")), "{stale:#}");
+    fixture.aws.put_secret_value("prod/db", "two").await?;
+    fixture.holds("db", "two").await?;
+    ensure!(fixture.read("level")? == "info");
     Ok(())
 }
 

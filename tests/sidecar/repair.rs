@@ -123,3 +123,8 @@ async fn a_deleted_link_is_healed_without_aws() -> Result<()> {
     sidecar.becomes(SECRET, "stale").await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_volume_that_was_removed_whole_is_made_and_filled_anew() -> Result<()> {
+    heal(|volume| Ok(fs::remove_dir_all(volume)?)).await
+}

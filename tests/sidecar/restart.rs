@@ -90,7 +90,7 @@ async fn once_over_an_old_set_fails_when_it_cannot_fetch_and_leaves_the_set() ->
     for fault in [Fault::Status(503), Fault::AccessDenied] {
         let mut watch = FileWatch::new(&fixture.volume())?;
         fixture.proxy.fault(Rule::new(fault));
-        let process = fixture.run().args(["--once", "--startup-timeout=1s"]).start()?;
+        let process = fixture.run().args(["--once", "--startup-timeout=4s"]).start()?;
         ends_with(&process, 1).await?;
         let said = process.stderr();
         ensure!(last_line(&said).starts_with("error: ") && last_line(&said).contains(SECRET), "{said}");
@@ -123,7 +123,7 @@ async fn a_changed_config_makes_a_new_set_of_the_new_files_only() -> Result<()> 
         [format!("{{name: renamed, from: '{SECRET}'}}"), "{name: more, from: 'secretsmanager:prod/more'}".to_owned()],
     )?;
     fixture.proxy.fault(Rule::new(Fault::Status(503)));
-    let process = fixture.run().arg("--startup-timeout=1s").start()?;
+    let process = fixture.run().arg("--startup-timeout=4s").start()?;
     ends_with(&process, 1).await?;
     ensure!(fixture.read("renamed")? == "old" && fixture.read("sub/level")? == "old", "the last good set is gone");
     Ok(())

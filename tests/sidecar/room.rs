@@ -91,7 +91,7 @@ async fn without_room_at_the_start_the_line_says_how_much_is_missing() -> Result
     fixture.aws.create_secret("prod/db", &large("a")).await?;
     fixture.config("1s", [format!("{{name: db, from: '{SECRET}'}}")])?;
     let mut watch = FileWatch::new(&fixture.volume())?;
-    let process = fixture.run().arg("--startup-timeout=1s").start()?;
+    let process = fixture.run().arg("--startup-timeout=4s").start()?;
     ends_with(&process, 1).await?;
     let said = process.stderr();
     ensure!(last_line(&said).contains("has no room") && last_line(&said).contains("are free"), "{said}");

@@ -88,7 +88,7 @@ async fn without_credentials_the_line_says_what_sts_said() -> Result<()> {
     ] {
         let fixture = pair("1h").await?;
         fixture.proxy.fault(Rule::new(fault).service(Service::Sts));
-        let process = fixture.run().arg("--startup-timeout=1s").start()?;
+        let process = fixture.run().arg("--startup-timeout=4s").start()?;
         ends_with(&process, 1).await?;
         let said = process.stderr();
         let line = last_line(&said);
@@ -104,7 +104,7 @@ async fn without_credentials_the_line_says_what_sts_said() -> Result<()> {
 async fn a_missing_token_is_named() -> Result<()> {
     let fixture = pair("1h").await?;
     let nowhere = fixture.path("no-such-token");
-    let program = fixture.run().arg("--startup-timeout=1s").env("AWS_WEB_IDENTITY_TOKEN_FILE", &nowhere);
+    let program = fixture.run().arg("--startup-timeout=4s").env("AWS_WEB_IDENTITY_TOKEN_FILE", &nowhere);
     let process = program.start()?;
     ends_with(&process, 1).await?;
     let said = process.stderr();
@@ -137,7 +137,7 @@ async fn one_volume_that_cannot_come_fails_the_start_and_is_the_one_named() -> R
     let good = fixture.volume_text("good", ["{name: a, from: 'secretsmanager:prod/db'}"]);
     let bad = fixture.volume_text("volume", ["{name: a, from: 'secretsmanager:prod/none'}"]);
     fixture.write_config(&format!("volumes:\n{good}{bad}"))?;
-    let process = fixture.run().arg("--startup-timeout=1s").start()?;
+    let process = fixture.run().arg("--startup-timeout=4s").start()?;
     ends_with(&process, 1).await?;
     let said = process.stderr();
     ensure!(last_line(&said).starts_with(&format!("error: {}: ", fixture.volume().display())), "{said}");
