@@ -65,6 +65,15 @@ fn one_secret(folder: &Path) -> Result<PathBuf> {
     Ok(config)
 }
 
+/// An account that holds what [`one_secret`] asks for.
+async fn seeded() -> Result<(&'static LocalStack, Aws)> {
+    let localstack = LocalStack::shared().await?;
+    let aws = Aws::new(localstack.url());
+    aws.create_secret("prod/a", "value").await?;
+    aws.put_parameter("/b", bed::aws::ParameterType::String, "b").await?;
+    Ok((localstack, aws))
+}
+
 fn coffer(config: &Path) -> Result<Program> {
     Ok(Program::new("coffer").args(["run", "--config"]).arg(config).arg(format!("--listen=127.0.0.1:{}", free_port()?)))
 }
@@ -73,10 +82,7 @@ fn coffer(config: &Path) -> Result<Program> {
 /// read anew each time.
 #[tokio::test]
 async fn container_credentials_are_fetched_with_the_token_and_renewed_with_the_new_one() -> Result<()> {
-    let localstack = LocalStack::shared().await?;
-    let aws = Aws::new(localstack.url());
-    aws.create_secret("prod/a", "value").await?;
-    aws.put_parameter("/b", bed::aws::ParameterType::String, "b").await?;
+    let (localstack, aws) = seeded().await?;
     let proxy = FaultProxy::start(localstack.url())?;
     let folder = tmpfs_dir()?;
     let config = one_secret(folder.path())?;
@@ -168,10 +174,7 @@ async fn fips_and_dual_stack_endpoints_are_used_when_asked_for() -> Result<()> {
 /// Each service may have an endpoint of its own.
 #[tokio::test]
 async fn per_service_endpoints_win_over_the_general_one() -> Result<()> {
-    let localstack = LocalStack::shared().await?;
-    let aws = Aws::new(localstack.url());
-    aws.create_secret("prod/a", "value").await?;
-    aws.put_parameter("/b", bed::aws::ParameterType::String, "b").await?;
+    let (localstack, aws) = seeded().await?;
     let (general, parameters) = (FaultProxy::start(localstack.url())?, FaultProxy::start(localstack.url())?);
     let folder = tmpfs_dir()?;
     let config = one_secret(folder.path())?;
@@ -191,10 +194,7 @@ async fn per_service_endpoints_win_over_the_general_one() -> Result<()> {
 /// AWS's certificates are those of a private authority behind some VPC endpoints and proxies.
 #[tokio::test]
 async fn a_ca_bundle_is_trusted_and_without_it_the_server_is_not() -> Result<()> {
-    let localstack = LocalStack::shared().await?;
-    let aws = Aws::new(localstack.url());
-    aws.create_secret("prod/a", "value").await?;
-    aws.put_parameter("/b", bed::aws::ParameterType::String, "b").await?;
+    let (localstack, aws) = seeded().await?;
     let front = TlsFront::start(localstack.url())?;
     let folder = tmpfs_dir()?;
     let config = one_secret(folder.path())?;

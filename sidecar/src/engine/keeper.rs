@@ -67,7 +67,7 @@ struct Trouble {
     class: Class,
     /// Whether it failed on the way to AWS, and so may work as soon as AWS answers anything.
     on_the_way: bool,
-    /// How many of this class, from 1.
+    /// How far its backoff has come, from 1; half is kept when the class changes.
     times: u32,
 }
 
@@ -260,11 +260,11 @@ impl Keeper {
     /// Asks for `wanted`. With `compare`, what is unchanged comes without its value.
     async fn look(&self, wanted: Vec<Wanted>, compare: bool, since: Instant, cause: Cause) -> Round {
         let mut by_access: BTreeMap<Access, Vec<Question>> = BTreeMap::new();
-        for Wanted { reference, access } in wanted.iter().cloned() {
-            let seen = self.entries.get(&Wanted { reference: reference.clone(), access: access.clone() });
-            let seen = seen.and_then(|entry| entry.seen.as_ref()).filter(|_| compare);
+        for wanted in &wanted {
+            let seen = self.entries[wanted].seen.as_ref().filter(|_| compare);
             let known = seen.map(|seen| seen.version.clone());
-            by_access.entry(access).or_default().push(Question { reference, known });
+            let question = Question { reference: wanted.reference.clone(), known };
+            by_access.entry(wanted.access.clone()).or_default().push(question);
         }
         let mut looks = JoinSet::new();
         for (access, questions) in by_access {
@@ -627,13 +627,12 @@ impl Entry {
         };
         let (code, why) = (failure.code.clone(), failure.text.clone());
         self.state = if has_files { State::Stale { since, code, why } } else { State::Missing { code, why } };
-        let times = match self.trouble {
-            Some(trouble) if trouble.class == failure.class => trouble.times.saturating_add(1),
+        let (times, first) = match self.trouble {
+            Some(trouble) if trouble.class == failure.class => (trouble.times.saturating_add(1), false),
             // Another kind of failure has waits of its own, and is still not the first.
-            Some(trouble) => (trouble.times / 2).max(1),
-            None => 1,
+            Some(trouble) => ((trouble.times / 2).max(1), true),
+            None => (1, true),
         };
-        let first = self.trouble.is_none_or(|trouble| trouble.class != failure.class);
         let on_the_way = failure.class == Class::Transient && failure.code != NOT_PUBLISHED;
         self.trouble = Some(Trouble { class: failure.class, on_the_way, times });
         (times, first)

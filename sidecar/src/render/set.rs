@@ -67,12 +67,6 @@ impl RenderedSet {
         self.0.iter()
     }
 
-    /// The file of that name.
-    #[must_use]
-    pub fn get(&self, name: &FileName) -> Option<&RenderedFile> {
-        self.0.get(name)
-    }
-
     /// How many files there are.
     #[must_use]
     pub fn len(&self) -> usize {
