@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::{
     fs::{Mode, OFlags, open, openat, readlinkat},
     io::Errno,
@@ -46,6 +46,20 @@ impl SetReader {
         let files = names.iter().map(read).collect::<Result<_>>();
         let files = files.with_context(|| format!("in the volume {}", self.volume.display()))?;
         Ok(Snapshot { generation: Some(generation), files })
+    }
+
+    /// The number that all these files of one set hold, each read by `parse`; fails when a file is
+    /// missing or the set is mixed.
+    pub fn read_number(&self, names: &[&str], parse: impl Fn(&str) -> Result<u64>) -> Result<u64> {
+        let set = self.read(names)?;
+        let mut numbers = Vec::new();
+        for name in names {
+            let bytes = set.files.get(*name).cloned().flatten();
+            let bytes = bytes.with_context(|| format!("{name} is missing from generation {:?}", set.generation))?;
+            numbers.push(parse(str::from_utf8(&bytes)?)?);
+        }
+        ensure!(numbers.iter().all(|number| *number == numbers[0]), "a mixed set: {numbers:?}");
+        numbers.first().copied().context("no file to read")
     }
 
     /// The folder behind `..data` and its name, or nothing if there is none (any more).

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bed::{SetReader, eventually};
 
 use crate::fixture::{Fixture, SOON};
@@ -25,15 +25,7 @@ fn value(number: u64) -> String {
 
 /// The number that all three files of the set in place hold.
 fn whole_set(reader: &SetReader) -> Result<u64> {
-    let set = reader.read(&NAMES)?;
-    let mut numbers = Vec::new();
-    for name in NAMES {
-        let bytes = set.files.get(name).cloned().flatten();
-        let bytes = bytes.with_context(|| format!("{name} is missing from generation {:?}", set.generation))?;
-        numbers.push(str::from_utf8(&bytes)?.parse::<u64>()?);
-    }
-    ensure!(numbers.iter().all(|number| *number == numbers[0]), "a mixed set: {numbers:?}");
-    Ok(numbers[0])
+    reader.read_number(&NAMES, |text| Ok(text.parse()?))
 }
 
 fn read_until(volume: &Path, done: &AtomicBool, newest: &AtomicU64) -> Result<u64> {

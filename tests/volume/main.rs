@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use bed::{Program, SetReader, tmpfs_dir};
 use coffer::file::Owner;
 use coffer::volume::{Options, Volume};
@@ -101,13 +101,5 @@ fn number_in_place(volume: &Path) -> Result<u64> {
 
 /// The number that all three files hold.
 fn whole_set(reader: &SetReader) -> Result<u64> {
-    let set = reader.read(&NAMES)?;
-    let mut numbers = Vec::new();
-    for name in NAMES {
-        let bytes = set.files.get(name).cloned().flatten();
-        let bytes = bytes.with_context(|| format!("{name} is missing from generation {:?}", set.generation))?;
-        numbers.push(str::from_utf8(&bytes)?.trim_end_matches('.').parse::<u64>()?);
-    }
-    ensure!(numbers.iter().all(|number| *number == numbers[0]), "a mixed set: {numbers:?}");
-    Ok(numbers[0])
+    reader.read_number(&NAMES, |text| Ok(text.trim_end_matches('.').parse()?))
 }
