@@ -1,6 +1,10 @@
 //! Mistakes of the user: told by place and fix, before anything is touched.
 
-use std::fs;
+use std::{
+    fs,
+    io::Write,
+    net::{Shutdown, TcpListener},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -230,10 +234,22 @@ async fn status_without_a_sidecar_says_that_nobody_answers() -> Result<()> {
     ends_with(&process, 1).await?;
     let expected = format!("error: no sidecar answers on {}: ", fixture.listen());
     ensure!(process.stderr().starts_with(&expected), "{}", process.stderr());
-    // Something answers, but it is none.
-    let other = fixture.proxy.url().replace("http://", "--listen=");
-    let process = fixture.coffer().args(["status", &other]).start()?;
-    ends_with(&process, 1).await?;
-    ensure!(process.stderr().contains("not a coffer sidecar"), "{}", process.stderr());
+    // Something answers, but it is none; or it listens and says nothing.
+    for (reply, expected) in [
+        (Some("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"), "not a coffer sidecar"),
+        (Some("220 mail.example.com ESMTP\r\n"), "the answer is not HTTP"),
+        (None, "no answer within 5 s"),
+    ] {
+        let other = TcpListener::bind("127.0.0.1:0")?;
+        let listen = format!("--listen={}", other.local_addr()?);
+        let process = fixture.coffer().args(["status", &listen]).start()?;
+        let (mut connection, _) = other.accept()?;
+        if let Some(reply) = reply {
+            connection.write_all(reply.as_bytes())?;
+            connection.shutdown(Shutdown::Write)?;
+        }
+        ends_with(&process, 1).await?;
+        ensure!(process.stderr().contains(expected), "{}", process.stderr());
+    }
     Ok(())
 }

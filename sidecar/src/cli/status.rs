@@ -1,7 +1,7 @@
 //! `coffer status`: asks a running sidecar what it knows. The two ends of that question.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime};
 
@@ -14,8 +14,9 @@ use serde_json::Value;
 
 use super::{answer, complain};
 
-/// How long a sidecar may take to answer; it answers from memory.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a sidecar may take to answer. It answers from memory, but its container may be short of
+/// CPU time.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Ask a running sidecar for the state of every reference
 ///
@@ -66,7 +67,11 @@ impl Show {
 
 /// One request over a plain socket: a client library for it would weigh more than the rest.
 fn ask(address: SocketAddr) -> Result<Value, String> {
-    let text = |error: std::io::Error| error.to_string();
+    let text = |error: std::io::Error| match error.kind() {
+        // What a socket's time limit is called when it is over; the kernel's words would mislead.
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("no answer within {} s", PATIENCE.as_secs()),
+        _ => error.to_string(),
+    };
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(text)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(text)?;
     // HTTP/1.0: the answer ends with the connection and comes in one piece.
