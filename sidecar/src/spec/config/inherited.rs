@@ -1,0 +1,81 @@
+//! As whom and where to ask, and with which mode: settings that go down from the top to volumes and
+//! from there to files.
+
+use super::super::RoleStep;
+use super::super::yaml::{Kind, Node};
+use super::fields::{Fields, Problems, text};
+use crate::file::Mode;
+
+/// Settings that a volume takes from the top, and a file from its volume, unless it has its own.
+#[derive(Clone, Default)]
+pub(super) struct Inherited {
+    pub(super) region: Option<String>,
+    pub(super) role: Option<RoleStep>,
+    pub(super) mode: Option<Mode>,
+}
+
+pub(super) fn inherited(fields: &mut Fields, above: &Inherited, problems: &mut Problems) -> Inherited {
+    let region = fields.take("region").and_then(|node| region(&node, problems));
+    let external_id = fields.take("external_id");
+    let role = match fields.take("role_arn") {
+        Some(node) => role_arn(&node, problems).map(|role_arn| RoleStep {
+            role_arn,
+            external_id: external_id.and_then(|node| text(&node, "external_id", problems)),
+        }),
+        None => {
+            if let Some(node) = external_id {
+                problems.add(node.place, "`external_id` belongs to a role; put `role_arn` beside it");
+            }
+            None
+        }
+    };
+    let mode = fields.take("mode").and_then(|node| mode(&node, problems));
+    Inherited {
+        region: region.or_else(|| above.region.clone()),
+        role: role.or_else(|| above.role.clone()),
+        mode: mode.or(above.mode),
+    }
+}
+
+pub(super) fn region(node: &Node, problems: &mut Problems) -> Option<String> {
+    let name = text(node, "region", problems)?;
+    let plausible = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !plausible {
+        problems.add(node.place, format!("`region: {name}` is no AWS region; write one such as `eu-west-1`"));
+        return None;
+    }
+    Some(name)
+}
+
+pub(super) fn role_arn(node: &Node, problems: &mut Problems) -> Option<String> {
+    let arn = text(node, "role_arn", problems)?;
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    let ok = matches!(parts[..], ["arn", _, "iam", "", account, resource]
+        if account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()) && resource.starts_with("role/"));
+    if !ok {
+        problems
+            .add(node.place, format!("`{arn}` is no role's ARN; write it as `arn:aws:iam::123456789012:role/NAME`"));
+        return None;
+    }
+    Some(arn)
+}
+
+fn mode(node: &Node, problems: &mut Problems) -> Option<Mode> {
+    let octal = match &node.kind {
+        Kind::Text(text) => {
+            let digits = text.strip_prefix("0o").or_else(|| text.strip_prefix('0'));
+            digits.filter(|digits| digits.len() >= 3).and_then(|digits| u32::from_str_radix(digits, 8).ok())
+        }
+        _ => None,
+    };
+    let Some(bits) = octal else {
+        let shown = match &node.kind {
+            Kind::Integer(number) => format!("`mode: {number}` reads as a decimal number"),
+            Kind::Text(text) => format!("`mode: {text}` is no octal number"),
+            other => format!("`mode` is {}", other.noun()),
+        };
+        problems.add(node.place, format!("{shown}; write permission bits with a leading zero, such as `0440`"));
+        return None;
+    };
+    problems.parsed(node.place, "mode", Mode::new(bits))
+}

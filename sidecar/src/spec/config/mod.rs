@@ -1,0 +1,175 @@
+//! The config file: YAML in, [`Config`] out, or every mistake in it with its place and its fix.
+
+mod fields;
+mod inherited;
+#[cfg(test)]
+mod tests;
+mod volume;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use self::fields::{Fields, Problems, address, duration, list};
+use self::inherited::{Inherited, inherited};
+use self::volume::read_volume;
+use super::yaml::{self, Kind, Node};
+use super::{Place, VolumeSpec};
+
+const DEFAULT_REFRESH: Duration = Duration::from_secs(60);
+/// A shorter interval would spend Parameter Store's 40 calls a second on a few dozen pods.
+const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+/// Where health, readiness, metrics and status are served by default.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9465);
+
+/// A whole config file, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Region of the process; `None` leaves it to AWS's own settings.
+    pub region: Option<String>,
+    /// Where health, readiness, metrics and status are served.
+    pub listen: SocketAddr,
+    /// How fast AWS may be asked.
+    pub rate_limits: RateLimits,
+    /// The volumes; at least one.
+    pub volumes: Vec<VolumeSpec>,
+}
+
+/// Calls a second, for each account and region.
+///
+/// The defaults let a process start at once and keep hundreds of them under Parameter Store's
+/// 40 calls a second (AWS General Reference, "AWS Systems Manager endpoints and quotas").
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RateLimits {
+    /// Secrets Manager.
+    pub secretsmanager: f64,
+    /// Parameter Store.
+    pub parameterstore: f64,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self { secretsmanager: 25.0, parameterstore: 5.0 }
+    }
+}
+
+/// Everything that is wrong with a config file; at least one problem, in the order of their places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file, as its user named it.
+    pub file: String,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// One mistake, where it is and how to mend it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where.
+    pub place: Place,
+    /// What, and the fix.
+    pub text: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, problem) in self.problems.iter().enumerate() {
+            let Place { line, column } = problem.place;
+            let newline = if at == 0 { "" } else { "\n" };
+            match line {
+                0 => write!(f, "{newline}{}: {}", self.file, problem.text)?,
+                _ => write!(f, "{newline}{}:{line}:{column}: {}", self.file, problem.text)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads `text`; `file` is only for messages. On error tells every mistake, not just the first.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let error = |problems| ConfigError { file: file.to_owned(), problems };
+        let root = yaml::parse(text).map_err(|(place, text)| error(vec![Problem { place, text }]))?;
+        let mut problems = Problems::default();
+        let config = read_config(root, &mut problems);
+        match config {
+            Some(config) if problems.0.is_empty() => Ok(config),
+            _ => {
+                problems.0.sort();
+                problems.0.dedup();
+                Err(error(problems.0))
+            }
+        }
+    }
+}
+
+fn read_config(root: Node, problems: &mut Problems) -> Option<Config> {
+    let place = root.place;
+    let mut top = Fields::of(root, "the config file", TOP_KEYS, problems)?;
+    let inherited = inherited(&mut top, &Inherited::default(), problems);
+    let refresh =
+        top.take("refresh").and_then(|node| duration(&node, "refresh", REFRESH, problems)).unwrap_or(DEFAULT_REFRESH);
+    let listen = top.take("listen").and_then(|node| address(&node, "listen", problems)).unwrap_or(DEFAULT_LISTEN);
+    let rate_limits = top.take("rate_limits").and_then(|node| rate_limits(node, problems)).unwrap_or_default();
+    let Some(volumes) = top.take("volumes") else {
+        problems.add(place, "there is no `volumes:`; add at least one volume with a `path` and `files`");
+        return None;
+    };
+    let volumes_place = volumes.place;
+    let volumes = list(volumes, "volumes", problems)?;
+    if volumes.is_empty() {
+        problems.add(volumes_place, "`volumes` is empty; add at least one volume with a `path` and `files`");
+    }
+    let mut read: Vec<(Place, VolumeSpec)> = Vec::new();
+    for node in volumes {
+        let place = node.place;
+        let Some(volume) = read_volume(node, &inherited, refresh, problems) else { continue };
+        if let Some((other_place, other)) = read.iter().find(|(_, other)| nested(&other.path, &volume.path)) {
+            problems.add(
+                place,
+                format!(
+                    "the volume {} and the volume {} of line {} lie in one another; give each a directory of its own",
+                    volume.path.display(),
+                    other.path.display(),
+                    other_place.line
+                ),
+            );
+        }
+        read.push((place, volume));
+    }
+    let volumes = read.into_iter().map(|(_, volume)| volume).collect();
+    Some(Config { region: inherited.region, listen, rate_limits, volumes })
+}
+
+const TOP_KEYS: &[&str] = &["region", "role_arn", "external_id", "mode", "refresh", "listen", "rate_limits", "volumes"];
+
+fn rate_limits(node: Node, problems: &mut Problems) -> Option<RateLimits> {
+    let mut fields = Fields::of(node, "`rate_limits`", &["secretsmanager", "parameterstore"], problems)?;
+    let defaults = RateLimits::default();
+    let mut rate = |key, default| {
+        let Some(node) = fields.take(key) else { return default };
+        #[expect(clippy::cast_precision_loss, reason = "a rate beyond 2^53 is refused below anyway")]
+        let value = match node.kind {
+            Kind::Integer(number) => number as f64,
+            Kind::Float(number) => number,
+            _ => f64::NAN,
+        };
+        if (0.1..=10_000.0).contains(&value) {
+            return value;
+        }
+        problems.add(node.place, format!("`{key}` takes calls a second, a number from 0.1 to 10000"));
+        default
+    };
+    Some(RateLimits {
+        secretsmanager: rate("secretsmanager", defaults.secretsmanager),
+        parameterstore: rate("parameterstore", defaults.parameterstore),
+    })
+}
+
+fn nested(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
