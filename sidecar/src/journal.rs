@@ -20,6 +20,8 @@ pub enum Cause {
     Retry,
     /// What was published was damaged or gone.
     Repair,
+    /// The config changed.
+    Reload,
 }
 
 /// Where audit lines go.

@@ -14,6 +14,8 @@ pub struct Status(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     volumes: BTreeMap<PathBuf, VolumeStatus>,
+    /// The volumes that have to be published before the process is ready.
+    expected: Vec<PathBuf>,
 }
 
 /// What is known of a volume.
@@ -55,6 +57,9 @@ pub struct ReferenceStatus {
     /// moves it.
     #[serde(serialize_with = "seconds")]
     pub last_success: Option<SystemTime>,
+    /// When it is looked at next, in seconds since 1970.
+    #[serde(serialize_with = "seconds")]
+    pub next_look: Option<SystemTime>,
 }
 
 /// The state of a reference.
@@ -106,11 +111,21 @@ impl Status {
         self.inner().volumes.values().cloned().collect()
     }
 
-    /// Whether every volume of `expected` has a full set; the error names the first that has none
-    /// and why.
-    pub fn ready(&self, expected: &[PathBuf]) -> Result<(), String> {
+    /// From now on these volumes have to be published before the process is ready.
+    pub fn expect(&self, volumes: Vec<PathBuf>) {
+        self.inner().expected = volumes;
+    }
+
+    /// Drops what is known of a volume that nobody keeps any more.
+    pub fn forget(&self, volume: &Path) {
+        self.inner().volumes.remove(volume);
+    }
+
+    /// Whether every expected volume has a full set; the error names the first that has none and
+    /// why.
+    pub fn ready(&self) -> Result<(), String> {
         let inner = self.inner();
-        expected.iter().try_for_each(|path| match inner.volumes.get(path) {
+        inner.expected.iter().try_for_each(|path| match inner.volumes.get(path) {
             Some(volume) if volume.published => Ok(()),
             Some(volume) => Err(volume.why_missing()),
             None => Err(nothing_yet(path)),
@@ -156,6 +171,7 @@ mod tests {
             state,
             version: None,
             last_success: None,
+            next_look: None,
         };
         VolumeStatus {
             path: "/v".into(),
@@ -171,14 +187,14 @@ mod tests {
     #[test]
     fn ready_only_when_every_volume_has_its_set() {
         let status = Status::default();
-        let expected = [PathBuf::from("/v")];
-        assert_eq!(status.ready(&expected).unwrap_err(), "/v: nothing is published yet");
+        status.expect(vec!["/v".into()]);
+        assert_eq!(status.ready().unwrap_err(), "/v: nothing is published yet");
         let missing = State::Missing { code: "AccessDeniedException".into(), why: "denied".into() };
         let obstacle = Some("secretsmanager:a: AccessDeniedException".into());
         status.set(VolumeStatus { obstacle, ..volume(false, missing) });
-        assert_eq!(status.ready(&expected).unwrap_err(), "/v: secretsmanager:a: AccessDeniedException");
+        assert_eq!(status.ready().unwrap_err(), "/v: secretsmanager:a: AccessDeniedException");
         status.set(volume(true, State::Stale { since: SystemTime::UNIX_EPOCH, code: "c".into(), why: "w".into() }));
-        assert_eq!(status.ready(&expected), Ok(()));
+        assert_eq!(status.ready(), Ok(()));
     }
 
     #[test]

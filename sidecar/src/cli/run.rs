@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coffer::engine::{Engine, Shared};
+use coffer::engine::{Engine, Shared, orders};
 use coffer::identity::Identities;
 use coffer::journal::Journal;
 use coffer::metrics::{self, Calls};
@@ -135,7 +135,13 @@ impl Run {
         let source = Source::new(aws, &region, Arc::clone(&identities), config.rate_limits, observer);
         let status = Status::default();
         let journal = if self.no_audit { Journal::Off } else { Journal::Stdout };
-        let shared = Shared { source: Arc::new(source), status: status.clone(), journal, seed: seed(&env) };
+        let shared = Shared {
+            source: Arc::new(source),
+            status: status.clone(),
+            journal,
+            seed: seed(&env),
+            allow_disk: self.allow_disk,
+        };
         tracing::info!(
             config = %self.config.config.display(),
             volumes = config.volumes.len(),
@@ -143,7 +149,7 @@ impl Run {
             identity = shared.source.identity(&Access::default()),
             "coffer {VERSION} starts",
         );
-        let mut engine = Engine::open(config.volumes, self.allow_disk, &shared).map_err(Failed::volume)?;
+        let mut engine = Engine::open(config.volumes, &shared).map_err(Failed::volume)?;
 
         if !self.once {
             let address = self.listen.unwrap_or(config.listen);
@@ -156,12 +162,13 @@ impl Run {
             })?;
             let registry = metrics::registry(&calls, status.clone(), identities);
             let ready = {
-                let (status, paths) = (status.clone(), engine.paths());
-                move || status.ready(&paths)
+                let status = status.clone();
+                move || status.ready()
             };
             tokio::spawn(serve(listener, ops_router(registry, Arc::new(ready)).merge(status_route(status))));
         }
 
+        let (_orders, inbox) = orders();
         let started = engine.start(self.startup_timeout, self.once, &shutdown).await.map_err(Failed::at_run_time);
         if self.once || started.is_err() || *shutdown.borrow() {
             let interrupted = self.once && *shutdown.borrow();
@@ -179,7 +186,7 @@ impl Run {
                 started
             };
         }
-        engine.run(shutdown).await.map_err(Failed::at_run_time)
+        engine.run(inbox, shutdown).await.map_err(Failed::at_run_time)
     }
 }
 
@@ -188,14 +195,14 @@ fn region(aws: &Aws, config: &Config) -> Result<String, Failed> {
     if let Some(region) = aws.region() {
         return Ok(region.to_owned());
     }
-    let mut wanted = config.volumes.iter().flat_map(|volume| &volume.files).map(|file| &file.wanted);
-    match wanted.find(|wanted| wanted.access.region.is_none()) {
+    let wanted = || config.volumes.iter().flat_map(|volume| &volume.files).flat_map(|file| file.content.wanted());
+    match wanted().find(|wanted| wanted.access.region.is_none()) {
         Some(wanted) => Err(Failed::usage(format!(
             "no region for {}: set `region:` in the config file, or AWS_REGION",
             wanted.reference
         ))),
         // Every reference names its own; the first serves for STS.
-        None => Ok(config.volumes[0].files[0].wanted.access.region.clone().unwrap_or_default()),
+        None => Ok(wanted().next().and_then(|wanted| wanted.access.region.clone()).unwrap_or_default()),
     }
 }
 

@@ -1,25 +1,28 @@
 //! Keeps one volume fresh: look, render, publish, remember.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use coffer_runtime::aws::Class;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::recipe::{MakeError, carried, make, version_in_place};
+use super::destination::Destination;
+use super::entry::{Entry, News};
+use super::recipe::{MakeError, can_be_carried, make, version_in_place};
+use super::round::{Failure, NOT_PUBLISHED, Round, Seen, Settled, digest, version};
 use super::{Shared, StartError};
-use crate::digest::{Digest, Key};
+use crate::digest::Key;
 use crate::journal::{Cause, Event, PublishedFile};
-use crate::render::{RenderedSet, Value};
+use crate::render::RenderedSet;
 use crate::schedule::Schedule;
-use crate::source::{Answer, FetchError, Fetched, Found, Question};
+use crate::source::{Answer, FetchError, Found, Question};
 use crate::spec::{Access, Reference, VolumeSpec, Wanted};
 use crate::status::{ReferenceStatus, State, VolumeStatus};
-use crate::volume::{Options, Outcome, Volume, VolumeError};
+use crate::volume::{Outcome, VolumeError};
 
 /// Answers this much older than the moment of asking are taken from another volume's look; less
 /// where that would be this volume's own last look.
@@ -28,14 +31,10 @@ const SHARED_WITHIN: Duration = Duration::from_secs(1);
 /// How soon what failed on the way to AWS is looked at again, once another call got through.
 const HASTENED: Duration = Duration::from_secs(1);
 
-/// The code of a value that was fetched and is not in the files.
-const NOT_PUBLISHED: &str = "NotPublished";
-
 /// One volume and what is known of it.
 pub(super) struct Keeper {
     spec: VolumeSpec,
-    options: Options,
-    volume: Volume,
+    destination: Box<dyn Destination>,
     schedule: Schedule,
     shared: Shared,
     key: Key,
@@ -47,91 +46,29 @@ pub(super) struct Keeper {
     obstacle: Option<String>,
 }
 
-/// A reference of the volume.
-struct Entry {
-    /// The volume's files that are made from it.
-    files: Vec<usize>,
-    /// What the set in place was made from, as far as this process made it.
-    seen: Option<Seen>,
-    state: State,
-    /// Optional, and AWS said that it is not there.
-    absent: bool,
-    last_success: Option<SystemTime>,
-    trouble: Option<Trouble>,
-    due: SystemTime,
-}
-
-/// Failures in a row.
-#[derive(Clone, Copy)]
-struct Trouble {
-    class: Class,
-    /// Whether it failed on the way to AWS, and so may work as soon as AWS answers anything.
-    on_the_way: bool,
-    /// How far its backoff has come, from 1; half is kept when the class changes.
-    times: u32,
-}
-
-/// What a look saw.
-#[derive(Clone)]
-struct Seen {
-    version: String,
-    digest: Digest,
-}
-
-/// What became of a look.
-#[derive(Default)]
-struct Round {
-    /// The new values.
-    answers: BTreeMap<Wanted, Arc<Answer>>,
-    seen: BTreeMap<Wanted, Seen>,
-    /// When AWS will rotate, where that is known.
-    rotations: BTreeMap<Wanted, SystemTime>,
-    unchanged: Vec<Wanted>,
-    failed: BTreeMap<Wanted, Failure>,
-}
-
-/// What became of a round's values.
-#[derive(Default)]
-struct Settled {
-    /// Whether there was anything to make.
-    tried: bool,
-    /// Whether the set that was made of them is in place.
-    published: bool,
-    /// What was fetched and could not be made into files.
-    unmade: BTreeMap<Wanted, MakeError>,
-}
-
-/// Why a reference gave nothing.
-#[derive(Clone)]
-struct Failure {
-    class: Class,
-    /// AWS's code, or a word of ours: what failed alike has it alike.
-    code: String,
-    text: String,
+/// What a keeper that runs may be told to do.
+pub(super) enum Order {
+    /// Keep this specification from now on, of the same path, if its set can be published; the
+    /// answer is why it cannot.
+    Become(Box<VolumeSpec>, oneshot::Sender<Result<(), String>>),
+    /// End, and take the files away: nobody wants the volume any more.
+    Remove,
 }
 
 impl Keeper {
-    pub(super) fn open(spec: VolumeSpec, allow_disk: bool, shared: Shared) -> Result<Self, VolumeError> {
-        let options = Options { path: spec.path.clone(), owner: spec.owner, allow_disk };
-        let volume = Volume::open(options.clone(), std::time::Instant::now())?;
-        let key = Key::random().map_err(|errno| VolumeError::Io {
-            action: "draw a random key for",
-            path: spec.path.clone(),
-            source: errno.into(),
-        })?;
-        let mut entries: BTreeMap<Wanted, Entry> = BTreeMap::new();
-        for (at, file) in spec.files.iter().enumerate() {
-            entries.entry(file.wanted.clone()).or_insert_with(Entry::new).files.push(at);
-        }
-        let schedule = Schedule::new(spec.refresh, shared.seed);
+    pub(super) fn open(
+        spec: VolumeSpec,
+        destination: Box<dyn Destination>,
+        shared: Shared,
+    ) -> Result<Self, VolumeError> {
+        let key = Key::random().map_err(|errno| VolumeError::no_key(&spec.path, errno))?;
         let mut keeper = Self {
+            entries: entries(&spec, &BTreeMap::new()),
+            schedule: Schedule::new(spec.refresh, shared.seed),
             spec,
-            options,
-            volume,
-            schedule,
+            destination,
             shared,
             key,
-            entries,
             complete: false,
             publishes: 0,
             obstacle: None,
@@ -139,7 +76,7 @@ impl Keeper {
         keeper.adopt();
         keeper.tell();
         if keeper.complete {
-            tracing::info!(volume = %keeper.spec.path.display(), "took over the set from before the start");
+            tracing::info!(volume = %keeper.path().display(), "took over the set from before the start");
         }
         Ok(keeper)
     }
@@ -149,7 +86,7 @@ impl Keeper {
     }
 
     pub(super) fn close(self) {
-        self.volume.close();
+        self.destination.close();
     }
 
     /// Publishes the first set; see [`super::Engine::start`].
@@ -182,7 +119,7 @@ impl Keeper {
                 sleep_until(deadline).await;
                 return self.give_up(obstacle.text, Some(limit), afresh);
             }
-            tracing::warn!(volume = %self.spec.path.display(), "{}; trying again", obstacle.text);
+            tracing::warn!(volume = %self.path().display(), "{}; trying again", obstacle.text);
             held.failed.clear();
             sleep(wait).await;
             since = Instant::now();
@@ -191,21 +128,31 @@ impl Keeper {
     }
 
     /// Keeps the volume fresh until told to end.
-    pub(super) async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, mut shutdown: watch::Receiver<bool>) {
         loop {
-            let swept = self.volume.sweep(std::time::Instant::now());
-            let step = async {
-                match swept.map(Instant::from_std) {
-                    Some(sweep) if sweep < self.next_look() => sleep_until(sweep).await,
-                    _ => {
-                        sleep_until(self.next_look()).await;
-                        self.refresh().await;
+            let sweep = self.destination.sweep().map(Instant::from_std);
+            let look = self.next_look();
+            let wake = sweep.map_or(look, |sweep| sweep.min(look));
+            let order = tokio::select! {
+                () = sleep_until(wake) => None,
+                Some(order) = orders.recv() => Some(order),
+                // A sender that is gone means the same: nobody is left to keep going for.
+                _ = shutdown.wait_for(|end| *end) => break,
+            };
+            let work = async {
+                match order {
+                    None if Instant::now() >= self.next_look() => self.refresh().await,
+                    None => {}
+                    Some(Order::Become(spec, done)) => {
+                        // Whoever asked may have gone: the volume is as they wanted it all the same.
+                        let _ = done.send(self.reform(*spec).await);
                     }
+                    Some(Order::Remove) => return self.clear(),
                 }
+                false
             };
             tokio::select! {
-                () = step => {}
-                // A sender that is gone means the same: nobody is left to keep going for.
+                cleared = work => if cleared { break },
                 _ = shutdown.wait_for(|end| *end) => break,
             }
         }
@@ -216,8 +163,10 @@ impl Keeper {
     async fn refresh(&mut self) {
         let now = SystemTime::now() + self.schedule.slack();
         let due: Vec<Wanted> = self.due_by(now);
-        self.reopen_if_removed();
-        let damaged = !self.volume.intact();
+        if let Err(error) = self.destination.restore() {
+            tracing::error!("{error}");
+        }
+        let damaged = !self.destination.intact();
         let retrying = due.iter().any(|wanted| self.entries[wanted].trouble.is_some());
         let cause = match (damaged, retrying) {
             (true, _) => Cause::Repair,
@@ -230,7 +179,7 @@ impl Keeper {
         if damaged || !round.answers.is_empty() {
             self.complete_from_source(&mut round, cause).await;
             settled = self.settle(&round, cause);
-            self.complete &= self.volume.intact();
+            self.complete &= self.destination.intact();
         }
         self.remember(&round, &settled, false);
         if !damaged && self.entries.values().all(|entry| entry.trouble.is_none()) {
@@ -239,20 +188,52 @@ impl Keeper {
         self.tell();
     }
 
-    /// A directory that somebody removed is made anew, and filled by the repair that follows.
-    fn reopen_if_removed(&mut self) {
-        if self.spec.path.exists() {
-            return;
+    /// Takes over another specification, once its set is in place; else stays with the present one.
+    async fn reform(&mut self, spec: VolumeSpec) -> Result<(), String> {
+        if spec == self.spec {
+            return Ok(());
         }
-        match Volume::open(self.options.clone(), std::time::Instant::now()) {
-            Ok(volume) => self.volume = volume,
-            Err(error) => tracing::error!("{error}"),
+        let owner = self.spec.owner;
+        self.destination.give_to(spec.owner).map_err(|error| error.to_string())?;
+        let schedule = std::mem::replace(&mut self.schedule, Schedule::new(spec.refresh, self.shared.seed));
+        let entries = entries(&spec, &self.entries);
+        let entries = std::mem::replace(&mut self.entries, entries);
+        let spec = std::mem::replace(&mut self.spec, spec);
+        let obstacle = self.obstacle.take();
+
+        let mut round = Round::default();
+        self.complete_from_source(&mut round, Cause::Reload).await;
+        let settled = self.settle(&round, Cause::Reload);
+        if settled.published {
+            self.remember(&round, &settled, false);
+            let now = SystemTime::now();
+            for entry in self.entries.values_mut() {
+                entry.due = entry.due.min(self.schedule.after_success(now, None));
+            }
+            self.tell();
+            return Ok(());
         }
+        let why = self.blocked(&round, &settled, true);
+        let why = why.map_or_else(|| "the set is not whole".to_owned(), |failure| failure.text);
+        (self.spec, self.entries, self.schedule, self.obstacle) = (spec, entries, schedule, obstacle);
+        if let Err(error) = self.destination.give_to(owner) {
+            tracing::error!("{error}");
+        }
+        Err(why)
+    }
+
+    /// Takes all files away; whether that could be done.
+    fn clear(&mut self) -> bool {
+        match self.destination.publish(&RenderedSet::default()) {
+            Ok(_) => tracing::info!(volume = %self.path().display(), "removed: no longer in the config"),
+            Err(error) => tracing::error!("{error}; its files stay, and are no longer kept fresh"),
+        }
+        true
     }
 
     /// Waits until no replaced set is left to be removed.
     pub(super) async fn sweep(&mut self) {
-        while let Some(next) = self.volume.sweep(std::time::Instant::now()) {
+        while let Some(next) = self.destination.sweep() {
             sleep_until(Instant::from_std(next)).await;
         }
     }
@@ -320,34 +301,61 @@ impl Keeper {
         }
     }
 
-    /// Fetches what a new set needs and the set in place cannot give.
+    /// Fetches what a new set needs and neither `round` nor the set in place can give.
     async fn complete_from_source(&self, round: &mut Round, cause: Cause) {
-        let lacking: Vec<Wanted> = self
-            .entries
-            .iter()
-            .filter(|(wanted, _)| !round.answers.contains_key(wanted) && !round.failed.contains_key(wanted))
-            .filter(|(_, entry)| entry.files.iter().any(|at| carried(&self.spec.files[*at], &self.volume).is_err()))
-            .filter(|(_, entry)| !entry.absent)
-            .map(|(wanted, _)| wanted.clone())
-            .collect();
+        let lacking = self.lacking(round);
         if !lacking.is_empty() {
             round.absorb(self.look(lacking, false, Instant::now(), cause).await);
         }
+    }
+
+    /// Every value behind a file that is to be made anew, because one of its values is new or because
+    /// the set in place does not have it; as far as `round` has no word of it.
+    fn lacking(&self, round: &Round) -> Vec<Wanted> {
+        let mut needed: BTreeSet<&Wanted> = round.answers.keys().collect();
+        let mut open: Vec<_> = self.spec.files.iter().collect();
+        loop {
+            let (anew, rest): (Vec<_>, Vec<_>) = open.into_iter().partition(|file| {
+                file.content.wanted().any(|wanted| needed.contains(wanted))
+                    || !can_be_carried(file, self.destination.as_ref())
+            });
+            if anew.is_empty() {
+                break;
+            }
+            needed.extend(anew.into_iter().flat_map(|file| file.content.wanted()));
+            open = rest;
+        }
+        let unknown = |wanted: &&Wanted| {
+            !round.answers.contains_key(wanted) && !round.failed.contains_key(wanted) && !self.entries[*wanted].absent
+        };
+        needed.into_iter().filter(unknown).cloned().collect()
     }
 
     /// Makes the set of what was found and what is in place, and publishes it if it is whole.
     fn settle(&mut self, round: &Round, cause: Cause) -> Settled {
         let mut answers = round.answers.clone();
         let mut settled = Settled { tried: true, ..Settled::default() };
+        let absent = |wanted: &Wanted| match round.failed.get(wanted) {
+            Some(failure) => failure.class == Class::NotFound,
+            None => self.entries[wanted].absent,
+        };
         loop {
-            let making = make(&self.spec.files, &answers, &self.volume);
-            let unmade = making.failed.iter().map(|(at, error)| (&self.spec.files[*at].wanted, error));
-            let unmade: BTreeMap<Wanted, MakeError> = unmade
+            let making = make(&self.spec.files, &answers, &absent, self.destination.as_ref());
+            let unmade: BTreeMap<Wanted, MakeError> = making
+                .failed
+                .iter()
+                .filter(|(_, error)| !matches!(error, MakeError::Nothing))
+                .flat_map(|(at, error)| self.spec.files[*at].content.wanted().map(move |wanted| (wanted, error)))
                 .filter(|(wanted, _)| answers.contains_key(*wanted))
                 .map(|(wanted, error)| (wanted.clone(), error.clone()))
                 .collect();
             if unmade.is_empty() {
-                if !making.failed.keys().any(|at| self.needs(*at, round, &settled)) {
+                let needed = |at: &usize| {
+                    let file = &self.spec.files[*at];
+                    let unmade = file.content.wanted().any(|wanted| settled.unmade.contains_key(wanted));
+                    !file.optional || unmade || !file.content.wanted().any(absent)
+                };
+                if !making.failed.keys().any(|at| needed(at)) {
                     settled.published = self.publish(&making.set, cause);
                 }
                 return settled;
@@ -358,19 +366,8 @@ impl Keeper {
         }
     }
 
-    /// Whether the set is not whole without the files of an entry.
-    fn needs(&self, at: usize, round: &Round, settled: &Settled) -> bool {
-        let file = &self.spec.files[at];
-        let absent = match round.failed.get(&file.wanted) {
-            Some(failure) => failure.class == Class::NotFound,
-            None => self.entries[&file.wanted].absent,
-        };
-        !file.optional || !absent || settled.unmade.contains_key(&file.wanted)
-    }
-
     fn publish(&mut self, set: &RenderedSet, cause: Cause) -> bool {
-        let path = self.spec.path.clone();
-        match self.volume.publish(set, std::time::Instant::now(), SystemTime::now()) {
+        match self.destination.publish(set) {
             Ok(Outcome::Unchanged) => {}
             Ok(Outcome::Published) => {
                 self.publishes += 1;
@@ -379,9 +376,9 @@ impl Keeper {
                     from: &file.origin.recipe,
                     version: &file.origin.version,
                 });
-                let event = Event::Publish { volume: &path, cause, files: files.collect() };
+                let event = Event::Publish { volume: self.path(), cause, files: files.collect() };
                 self.shared.journal.write(&event);
-                tracing::info!(volume = %path.display(), files = set.len(), "published");
+                tracing::info!(volume = %self.path().display(), files = set.len(), "published");
             }
             Err(error) => {
                 let text = error.to_string();
@@ -403,10 +400,11 @@ impl Keeper {
         // One draw for all: what failed together is asked for again together.
         let chance = fastrand::f64();
         let mut news = News::default();
-        let damaged = settled.tried && !self.volume.intact();
+        let damaged = settled.tried && !self.destination.intact();
         for (wanted, entry) in &mut self.entries {
             let files = || entry.files.iter().map(|at| &self.spec.files[*at]);
-            let has_files = files().any(|file| version_in_place(file, &self.volume).is_some());
+            let in_place = |file| version_in_place(file, wanted, self.destination.as_ref());
+            let has_files = files().any(|file| in_place(file).is_some());
             let optional = files().all(|file| file.optional);
             let fetched = round.answers.contains_key(wanted);
             let failure = match (round.failed.get(wanted), settled.unmade.get(wanted)) {
@@ -451,7 +449,7 @@ impl Keeper {
             }
         }
         self.hasten(round, now);
-        news.log(&self.spec.path);
+        news.log(self.path());
     }
 
     /// AWS answers again: what failed on the way to it need not wait its time out.
@@ -473,14 +471,14 @@ impl Keeper {
         if settled.published && !afresh {
             return None;
         }
-        let failed = self.entries.iter().filter(|(_, entry)| !entry.absent).find_map(|(wanted, _)| {
-            let optional = self.entries[wanted].files.iter().all(|at| self.spec.files[*at].optional);
+        let failed = self.entries.iter().filter(|(_, entry)| !entry.absent).find_map(|(wanted, entry)| {
+            let optional = entry.files.iter().all(|at| self.spec.files[*at].optional);
             // An optional value that AWS has no longer is no failure of a set that is in place.
             let gone = |failure: &&Failure| settled.published && optional && failure.class == Class::NotFound;
             let failure = round.failed.get(wanted).filter(|failure| !gone(failure)).cloned();
-            let unmade = settled.unmade.get(wanted);
-            let unmade = || unmade.map(Failure::from);
-            let failure = failure.or_else(unmade)?;
+            // What waits for another value is not what stands in the way.
+            let unmade = settled.unmade.get(wanted).filter(|error| !matches!(error, MakeError::Incomplete { .. }));
+            let failure = failure.or_else(|| unmade.map(Failure::from))?;
             Some(Failure { text: format!("{}: {}", wanted.reference, failure.text), ..failure })
         });
         let unpublished = || {
@@ -491,10 +489,10 @@ impl Keeper {
 
     fn give_up(&self, why: String, after: Option<Duration>, afresh: bool) -> Result<(), StartError> {
         if self.complete && !afresh {
-            tracing::error!(volume = %self.spec.path.display(), "{why}; going on with the set from before the restart");
+            tracing::error!(volume = %self.path().display(), "{why}; going on with the set from before the restart");
             return Ok(());
         }
-        Err(StartError::NotPublished { volume: self.spec.path.display().to_string(), why, after })
+        Err(StartError::NotPublished { volume: self.path().display().to_string(), why, after })
     }
 
     /// No answer came before the start's time was over.
@@ -516,8 +514,11 @@ impl Keeper {
 
     /// Takes over what an earlier process published, if it is a full set of this specification.
     fn adopt(&mut self) {
-        let in_place = |at: usize| version_in_place(&self.spec.files[at], &self.volume).is_some();
-        self.complete = self.volume.published().is_some()
+        let in_place = |at: usize| {
+            let file = &self.spec.files[at];
+            file.content.wanted().any(|wanted| version_in_place(file, wanted, self.destination.as_ref()).is_some())
+        };
+        self.complete = self.destination.published_at().is_some()
             && (0..self.spec.files.len()).all(|at| self.spec.files[at].optional || in_place(at));
         if !self.complete {
             return;
@@ -527,6 +528,12 @@ impl Keeper {
             let why = "published before this process started, and not looked at since".to_owned();
             entry.state = State::Stale { since, code: "NotLookedAt".to_owned(), why };
         }
+    }
+
+    /// The version of a reference that the set in place was made from.
+    fn version_in_place(&self, wanted: &Wanted, entry: &Entry) -> Option<String> {
+        let files = entry.files.iter().map(|at| &self.spec.files[*at]);
+        files.into_iter().find_map(|file| version_in_place(file, wanted, self.destination.as_ref()))
     }
 
     fn due_by(&self, time: SystemTime) -> Vec<Wanted> {
@@ -548,8 +555,7 @@ impl Keeper {
     fn audit(&self, wanted: &Wanted, result: &Result<Found, FetchError>, cause: Cause) {
         let identity = &self.shared.source.identity(&wanted.access);
         let line = |reference: &str, version, request_id, error| {
-            let event =
-                Event::Fetch { volume: &self.spec.path, reference, identity, cause, version, request_id, error };
+            let event = Event::Fetch { volume: self.path(), reference, identity, cause, version, request_id, error };
             self.shared.journal.write(&event);
         };
         let reference = wanted.reference.to_string();
@@ -570,7 +576,6 @@ impl Keeper {
     }
 
     fn tell(&self) {
-        let published = self.volume.published();
         let references = self.entries.iter().map(|(wanted, entry)| ReferenceStatus {
             reference: wanted.reference.to_string(),
             region: wanted.access.region.clone(),
@@ -578,14 +583,15 @@ impl Keeper {
             state: entry.state.clone(),
             version: match &entry.seen {
                 Some(seen) => Some(seen.version.clone()),
-                None => entry.files.iter().find_map(|at| version_in_place(&self.spec.files[*at], &self.volume)),
+                None => self.version_in_place(wanted, entry),
             },
             last_success: entry.last_success,
+            next_look: Some(entry.due).filter(|due| *due > SystemTime::UNIX_EPOCH),
         });
         self.shared.status.set(VolumeStatus {
-            path: PathBuf::from(&self.spec.path),
+            path: self.path().to_owned(),
             published: self.complete,
-            published_at: published.filter(|_| self.complete).map(|published| published.published_at),
+            published_at: self.destination.published_at().filter(|_| self.complete),
             publishes: self.publishes,
             obstacle: self.obstacle.clone(),
             next_look: self.entries.values().map(|entry| entry.due).min(),
@@ -594,115 +600,19 @@ impl Keeper {
     }
 }
 
-impl Entry {
-    fn new() -> Self {
-        Self {
-            files: Vec::new(),
-            seen: None,
-            state: State::Missing { code: "NotFetched".to_owned(), why: "not fetched yet".to_owned() },
-            absent: false,
-            last_success: None,
-            trouble: None,
-            due: SystemTime::UNIX_EPOCH,
+/// An entry for each reference of `spec`; what is `known` of it stays.
+fn entries(spec: &VolumeSpec, known: &BTreeMap<Wanted, Entry>) -> BTreeMap<Wanted, Entry> {
+    let mut entries: BTreeMap<Wanted, Entry> = BTreeMap::new();
+    for (at, file) in spec.files.iter().enumerate() {
+        for wanted in file.content.wanted() {
+            let entry = entries.entry(wanted.clone()).or_insert_with(|| match known.get(wanted) {
+                Some(known) => Entry { files: Vec::new(), ..known.clone() },
+                None => Entry::new(),
+            });
+            if entry.files.last() != Some(&at) {
+                entry.files.push(at);
+            }
         }
     }
-
-    /// Returns for how long it had been stale, if it had.
-    fn succeed(&mut self, now: SystemTime) -> Option<Duration> {
-        let since = match self.state {
-            State::Stale { since, .. } if self.trouble.is_some() => Some(since),
-            _ => None,
-        };
-        self.trouble = None;
-        self.last_success = Some(now);
-        self.state = State::Fresh;
-        since.map(|since| now.duration_since(since).unwrap_or_default())
-    }
-
-    /// Returns how far its backoff has come, and whether this kind of failure is news.
-    fn fail(&mut self, now: SystemTime, failure: &Failure, has_files: bool) -> (u32, bool) {
-        let since = match self.state {
-            State::Stale { since, .. } => since,
-            _ => now,
-        };
-        let (code, why) = (failure.code.clone(), failure.text.clone());
-        self.state = if has_files { State::Stale { since, code, why } } else { State::Missing { code, why } };
-        let (times, first) = match self.trouble {
-            Some(trouble) if trouble.class == failure.class => (trouble.times.saturating_add(1), false),
-            // Another kind of failure has waits of its own, and is still not the first.
-            Some(trouble) => ((trouble.times / 2).max(1), true),
-            None => (1, true),
-        };
-        let on_the_way = failure.class == Class::Transient && failure.code != NOT_PUBLISHED;
-        self.trouble = Some(Trouble { class: failure.class, on_the_way, times });
-        (times, first)
-    }
-}
-
-impl From<&MakeError> for Failure {
-    fn from(error: &MakeError) -> Self {
-        Self { class: Class::Invalid, code: "NotRendered".to_owned(), text: error.to_string() }
-    }
-}
-
-/// What changed for references, said once for all that share it.
-#[derive(Default)]
-struct News {
-    /// By code: references and what each was told.
-    stale: BTreeMap<String, Vec<(String, String)>>,
-    fresh: Vec<(String, Duration)>,
-}
-
-impl News {
-    fn log(self, volume: &Path) {
-        let volume = volume.display();
-        for told in self.stale.into_values() {
-            let (first, why) = &told[0];
-            tracing::warn!(%volume, "{}: {why}", whom(first, told.len(), "stale"));
-        }
-        if let Some((first, age)) = self.fresh.first() {
-            let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
-            tracing::info!(%volume, "{} after {age}", whom(first, self.fresh.len(), "fresh again"));
-        }
-    }
-}
-
-fn whom(first: &str, count: usize, state: &str) -> String {
-    match count {
-        1 => format!("{first} is {state}"),
-        _ => format!("{first} and {} more are {state}", count - 1),
-    }
-}
-
-impl Round {
-    /// Takes a later round's results over this one's.
-    fn absorb(&mut self, later: Self) {
-        self.failed.retain(|wanted, _| !later.answers.contains_key(wanted));
-        self.answers.extend(later.answers);
-        self.seen.extend(later.seen);
-        self.rotations.extend(later.rotations);
-        self.unchanged.extend(later.unchanged);
-        self.failed.extend(later.failed);
-    }
-}
-
-/// One text for the version of an answer.
-fn version(answer: &Answer) -> String {
-    match answer {
-        Answer::One(fetched) => fetched.version.clone(),
-        Answer::Tree(parameters) => format!("{} parameters", parameters.len()),
-    }
-}
-
-fn digest(answer: &Answer, key: &Key) -> Digest {
-    fn bytes(fetched: &Fetched) -> &[u8] {
-        let (Value::Text(secret) | Value::Binary(secret)) = &fetched.value;
-        secret.expose()
-    }
-    match answer {
-        Answer::One(fetched) => key.digest([bytes(fetched)]),
-        Answer::Tree(parameters) => {
-            key.digest(parameters.iter().flat_map(|(name, fetched)| [name.as_bytes(), bytes(fetched)]))
-        }
-    }
+    entries
 }

@@ -1,22 +1,28 @@
 //! The engine: keeps every volume fresh, each in a task of its own, over one source.
 
+mod destination;
+mod entry;
 mod keeper;
 mod recipe;
+mod round;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::destination::Directory;
+pub use self::destination::{Destination, DestinationError, Handoff, Taker};
+use self::keeper::{Keeper, Order};
 use crate::journal::Journal;
 use crate::source::Source;
 use crate::spec::VolumeSpec;
 use crate::status::Status;
-use crate::volume::VolumeError;
-use keeper::Keeper;
+use crate::volume::{Options, VolumeError};
 
 /// What all volumes of an engine share.
 #[derive(Clone)]
@@ -29,12 +35,27 @@ pub struct Shared {
     pub journal: Journal,
     /// Of this instance, the same after a restart; see [`crate::schedule::Schedule::new`].
     pub seed: u64,
+    /// Take volumes that are not in memory: secrets will reach a disk.
+    pub allow_disk: bool,
 }
 
 /// Volumes, opened and locked, before or after their first set.
 pub struct Engine {
     keepers: Vec<Keeper>,
+    shared: Shared,
 }
+
+/// The way to an engine that runs.
+#[derive(Clone, Debug)]
+pub struct Orders(mpsc::Sender<Command>);
+
+/// What the engine is told by way of [`Orders`].
+enum Command {
+    Reform(Vec<VolumeSpec>, Duration, oneshot::Sender<Result<(), ReformError>>),
+}
+
+/// Where [`Orders`] arrive.
+pub struct Inbox(mpsc::Receiver<Command>);
 
 /// The first sets could not be published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +72,12 @@ pub enum StartError {
     },
 }
 
+/// Other specifications could not be taken over, all or some; the volumes that are named go on as
+/// they were.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct ReformError(pub Vec<String>);
+
 fn gave_up(after: Option<Duration>) -> String {
     after.map(|after| format!(" (gave up after {})", humantime::format_duration(after))).unwrap_or_default()
 }
@@ -60,17 +87,39 @@ fn gave_up(after: Option<Duration>) -> String {
 #[error("a volume's task ended unexpectedly; the files stay, and a restart takes them over")]
 pub struct KeeperLost;
 
+/// A new way to an engine.
+#[must_use]
+pub fn orders() -> (Orders, Inbox) {
+    // Each order is waited for by whoever gives it; few give any.
+    let (sender, receiver) = mpsc::channel(16);
+    (Orders(sender), Inbox(receiver))
+}
+
+impl Orders {
+    /// Keeps these volumes from now on: those that are new once they are published (within `limit`),
+    /// changed ones once their new set is in place, and what is missing no longer. Each volume for
+    /// itself: one that fails stays as it was, and is named in the error.
+    pub async fn reform(&self, volumes: Vec<VolumeSpec>, limit: Duration) -> Result<(), ReformError> {
+        let (done, answer) = oneshot::channel();
+        let ended = || ReformError(vec!["the engine has ended".to_owned()]);
+        self.0.send(Command::Reform(volumes, limit, done)).await.map_err(|_| ended())?;
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+}
+
 impl Engine {
     /// Opens every volume. No AWS call is made, and a refused volume leaves the others untouched.
-    pub fn open(volumes: Vec<VolumeSpec>, allow_disk: bool, shared: &Shared) -> Result<Self, VolumeError> {
-        let open = |spec| Keeper::open(spec, allow_disk, shared.clone());
-        Ok(Self { keepers: volumes.into_iter().map(open).collect::<Result<_, _>>()? })
+    pub fn open(volumes: Vec<VolumeSpec>, shared: &Shared) -> Result<Self, VolumeError> {
+        let keepers = volumes.into_iter().map(|spec| open(spec, shared)).collect::<Result<_, _>>()?;
+        let engine = Self { keepers, shared: shared.clone() };
+        shared.status.expect(engine.keepers.iter().map(|keeper| keeper.path().to_owned()).collect());
+        Ok(engine)
     }
 
-    /// The directories of the volumes.
-    #[must_use]
-    pub fn paths(&self) -> Vec<PathBuf> {
-        self.keepers.iter().map(|keeper| keeper.path().to_owned()).collect()
+    /// Adds a volume whose sets go elsewhere than to a directory.
+    pub fn add(&mut self, spec: VolumeSpec, destination: Box<dyn Destination>) -> Result<(), VolumeError> {
+        self.keepers.push(Keeper::open(spec, destination, self.shared.clone())?);
+        Ok(())
     }
 
     /// Publishes the first set of every volume, retrying what may yet come until `limit` is over.
@@ -106,12 +155,28 @@ impl Engine {
     }
 
     /// Keeps the volumes fresh until `shutdown` says true, or its sender is gone.
-    pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), KeeperLost> {
-        let mut keepers = JoinSet::new();
+    pub async fn run(self, mut inbox: Inbox, mut shutdown: watch::Receiver<bool>) -> Result<(), KeeperLost> {
+        let mut running = Running {
+            shared: self.shared,
+            shutdown: shutdown.clone(),
+            volumes: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
         for keeper in self.keepers {
-            keepers.spawn(keeper.run(shutdown.clone()));
+            running.keep(keeper);
         }
-        while let Some(ended) = keepers.join_next().await {
+        let (opened, mut new) = mpsc::channel(1);
+        loop {
+            tokio::select! {
+                Some(ended) = running.tasks.join_next() => ended.map_err(|_| KeeperLost)?,
+                Some(Command::Reform(volumes, limit, done)) = inbox.0.recv() => {
+                    running.reform(volumes, limit, done, opened.clone());
+                }
+                Some(keeper) = new.recv() => running.keep(keeper),
+                _ = shutdown.wait_for(|end| *end) => break,
+            }
+        }
+        while let Some(ended) = running.tasks.join_next().await {
             ended.map_err(|_| KeeperLost)?;
         }
         Ok(())
@@ -127,5 +192,94 @@ impl Engine {
     /// Ends without having run: what was published stays, nothing else is left.
     pub fn close(self) {
         self.keepers.into_iter().for_each(Keeper::close);
+    }
+}
+
+/// An engine at work.
+struct Running {
+    shared: Shared,
+    shutdown: watch::Receiver<bool>,
+    /// The keeper of each volume, by its path.
+    volumes: BTreeMap<PathBuf, mpsc::Sender<Order>>,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    fn keep(&mut self, keeper: Keeper) {
+        let (orders, inbox) = mpsc::channel(16);
+        self.volumes.insert(keeper.path().to_owned(), orders);
+        self.tasks.spawn(keeper.run(inbox, self.shutdown.clone()));
+    }
+
+    /// Hands each volume what is to become of it; `done` hears when all have answered. New ones come
+    /// by way of `opened`.
+    fn reform(
+        &mut self,
+        volumes: Vec<VolumeSpec>,
+        limit: Duration,
+        done: oneshot::Sender<Result<(), ReformError>>,
+        opened: mpsc::Sender<Keeper>,
+    ) {
+        let shared = self.shared.clone();
+        let wanted: Vec<PathBuf> = volumes.iter().map(|volume| volume.path.clone()).collect();
+        let (kept, removed): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            self.volumes.clone().into_iter().partition(|(path, _)| wanted.contains(path));
+        self.volumes.retain(|path, _| wanted.contains(path));
+        tokio::spawn(async move {
+            for (path, orders) in removed {
+                // One whose task has ended is gone already.
+                let _ = orders.send(Order::Remove).await;
+                orders.closed().await;
+                shared.status.forget(&path);
+            }
+            let mut changes = JoinSet::new();
+            for volume in volumes {
+                let (kept, shared, opened) = (kept.get(&volume.path).cloned(), shared.clone(), opened.clone());
+                changes.spawn(async move {
+                    let path = volume.path.clone();
+                    let changed = match kept {
+                        Some(orders) => reform_one(&orders, volume).await,
+                        None => open_one(volume, limit, &shared, &opened).await,
+                    };
+                    changed.map_err(|why| format!("{}: {why}", path.display()))
+                });
+            }
+            let failed: Vec<String> = changes.join_all().await.into_iter().filter_map(Result::err).collect();
+            if failed.is_empty() {
+                shared.status.expect(wanted);
+            }
+            // Whoever asked may have ended.
+            let _ = done.send(if failed.is_empty() { Ok(()) } else { Err(ReformError(failed)) });
+        });
+    }
+}
+
+fn open(spec: VolumeSpec, shared: &Shared) -> Result<Keeper, VolumeError> {
+    let options = Options { path: spec.path.clone(), owner: spec.owner, allow_disk: shared.allow_disk };
+    Keeper::open(spec, Box::new(Directory::open(options)?), shared.clone())
+}
+
+async fn reform_one(orders: &mpsc::Sender<Order>, volume: VolumeSpec) -> Result<(), String> {
+    let (done, answer) = oneshot::channel();
+    let ended = || "its task has ended".to_owned();
+    orders.send(Order::Become(Box::new(volume), done)).await.map_err(|_| ended())?;
+    answer.await.unwrap_or_else(|_| Err(ended()))
+}
+
+async fn open_one(
+    volume: VolumeSpec,
+    limit: Duration,
+    shared: &Shared,
+    opened: &mpsc::Sender<Keeper>,
+) -> Result<(), String> {
+    let path = volume.path.clone();
+    let mut keeper = open(volume, shared).map_err(|error| error.to_string())?;
+    match keeper.start(Instant::now() + limit, limit, false).await {
+        Ok(()) => opened.send(keeper).await.map_err(|_| "the engine has ended".to_owned()),
+        Err(StartError::NotPublished { why, .. }) => {
+            keeper.close();
+            shared.status.forget(&path);
+            Err(why)
+        }
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use coffer_runtime::Secret;
 
+use super::destination::Destination;
 use crate::file::{FileName, FileNameError};
 use crate::render::{Collision, Origin, RenderError, RenderedFile, RenderedSet, render};
-use crate::source::{Answer, Fetched};
-use crate::spec::{FileSpec, Naming, Wanted};
-use crate::volume::Volume;
+use crate::source::Answer;
+use crate::spec::{Content, FileSpec, Naming, Wanted};
 
 /// Why an entry of a volume gives no files.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +24,10 @@ pub(super) enum MakeError {
     /// Two entries want the same file.
     #[error("{0}; rename one, or set `separator` to keep parameters and their subfolders apart")]
     Collision(#[from] Collision),
+    /// It takes several values, and not all of them came. What did come waits: files of one volume
+    /// never tell of different moments.
+    #[error("{name}: waits for {missing}")]
+    Incomplete { name: String, missing: String },
     /// Neither fetched nor in the set in place.
     #[error("nothing to make it from")]
     Nothing,
@@ -36,18 +40,24 @@ pub(super) struct Making {
     pub(super) failed: BTreeMap<usize, MakeError>,
 }
 
-/// Makes the files of every entry: from `answers` where they hold its value, else as they are in
-/// the set in place.
-pub(super) fn make(files: &[FileSpec], answers: &BTreeMap<Wanted, Arc<Answer>>, volume: &Volume) -> Making {
+/// Makes the files of every entry: from `answers` where they hold its values, else as they are in
+/// the set in place. `absent` are references that AWS says do not exist.
+pub(super) fn make(
+    files: &[FileSpec],
+    answers: &BTreeMap<Wanted, Arc<Answer>>,
+    absent: &dyn Fn(&Wanted) -> bool,
+    in_place: &dyn Destination,
+) -> Making {
     let mut making = Making { set: RenderedSet::default(), failed: BTreeMap::new() };
     // What is in place goes first: where a new value's name collides, the newcomer is the one to fail.
-    let fetched = |file: &FileSpec| answers.contains_key(&file.wanted);
-    let in_place = files.iter().enumerate().filter(|(_, file)| !fetched(file));
-    for (at, file) in in_place.chain(files.iter().enumerate().filter(|(_, file)| fetched(file))) {
-        let made = match answers.get(&file.wanted) {
-            Some(answer) => rendered(file, answer),
-            None => carried(file, volume),
-        };
+    let fetched = |file: &FileSpec| {
+        let gone = file.optional && file.content.wanted().any(absent);
+        !gone && file.content.wanted().any(|wanted| answers.contains_key(wanted))
+    };
+    let (new, old): (Vec<_>, Vec<_>) = files.iter().enumerate().partition(|(_, file)| fetched(file));
+    let old = old.into_iter().map(|(at, file)| (at, carried(file, in_place)));
+    let new = new.into_iter().map(|(at, file)| (at, rendered(file, answers)));
+    for (at, made) in old.chain(new) {
         let added = made.and_then(|made| {
             made.into_iter().try_for_each(|(name, file)| making.set.insert(name, file).map_err(MakeError::from))
         });
@@ -59,51 +69,77 @@ pub(super) fn make(files: &[FileSpec], answers: &BTreeMap<Wanted, Arc<Answer>>, 
 }
 
 /// The files of an entry as they are in the set in place.
-pub(super) fn carried(file: &FileSpec, volume: &Volume) -> Result<Vec<(FileName, RenderedFile)>, MakeError> {
-    let published = volume.published().ok_or(MakeError::Nothing)?;
-    let recipe = file.recipe();
+fn carried(file: &FileSpec, in_place: &dyn Destination) -> Result<Vec<(FileName, RenderedFile)>, MakeError> {
     let mut carried = Vec::new();
-    for (name, origin) in published.files.iter().map(|(name, file)| (name, &file.origin)) {
-        if origin.recipe != recipe || !could_be(&file.naming, name) {
-            continue;
-        }
-        let content = volume.read(name).ok_or(MakeError::Nothing)?;
+    for (name, origin) in standing(file, in_place) {
+        let content = in_place.read(name).ok_or(MakeError::Nothing)?;
         carried.push((name.clone(), RenderedFile { content, mode: file.mode, origin: origin.clone() }));
     }
     if carried.is_empty() { Err(MakeError::Nothing) } else { Ok(carried) }
 }
 
-/// The version of an entry's files in the set in place; of many, the first file's.
-pub(super) fn version_in_place(file: &FileSpec, volume: &Volume) -> Option<String> {
-    let recipe = file.recipe();
-    let files = &volume.published()?.files;
-    let mine = files
-        .iter()
-        .find(|(name, file_in_place)| file_in_place.origin.recipe == recipe && could_be(&file.naming, name));
-    mine.map(|(_, file)| file.origin.version.clone())
+/// Whether the set in place can give the files of an entry.
+pub(super) fn can_be_carried(file: &FileSpec, in_place: &dyn Destination) -> bool {
+    carried(file, in_place).is_ok()
 }
 
-fn rendered(file: &FileSpec, answer: &Answer) -> Result<Vec<(FileName, RenderedFile)>, MakeError> {
-    match (answer, &file.naming) {
-        (Answer::One(fetched), Naming::File(name)) => Ok(vec![(name.clone(), rendered_file(file, name, fetched)?)]),
-        (Answer::Tree(parameters), Naming::Tree { folder, separator }) => parameters
-            .iter()
-            .map(|(rest, fetched)| {
-                let name = tree_name(folder.as_ref(), separator.as_deref(), rest)?;
-                let made = rendered_file(file, &name, fetched)?;
-                Ok((name, made))
-            })
-            .collect(),
-        // A reference to a path answers with a tree and no other does.
-        (Answer::One(_), Naming::Tree { .. }) | (Answer::Tree(_), Naming::File(_)) => Err(MakeError::Nothing),
+/// The files of an entry in the set in place.
+fn standing<'a>(file: &FileSpec, in_place: &'a dyn Destination) -> Vec<(&'a FileName, &'a Origin)> {
+    let recipe = file.recipe();
+    let mine = |(name, origin): &(&FileName, &Origin)| origin.recipe == recipe && could_be(&file.naming, name);
+    in_place.origins().into_iter().filter(mine).collect()
+}
+
+/// The version of `wanted` that an entry's files in the set in place are made from; of many files,
+/// the first's.
+pub(super) fn version_in_place(file: &FileSpec, wanted: &Wanted, in_place: &dyn Destination) -> Option<String> {
+    let (_, origin) = standing(file, in_place).into_iter().next()?;
+    version_of(file, wanted, &origin.version)
+}
+
+fn rendered(
+    file: &FileSpec,
+    answers: &BTreeMap<Wanted, Arc<Answer>>,
+) -> Result<Vec<(FileName, RenderedFile)>, MakeError> {
+    let answer = |wanted: &Wanted| {
+        answers.get(wanted).map(Arc::as_ref).ok_or_else(|| MakeError::Incomplete {
+            name: file.naming.to_string(),
+            missing: wanted.reference.to_string(),
+        })
+    };
+    match &file.content {
+        Content::Value { wanted, select, format } => match (answer(wanted)?, &file.naming) {
+            (Answer::One(fetched), Naming::File(name)) => {
+                let content = render(&fetched.value, select.as_ref(), *format).map_err(named(name))?;
+                Ok(vec![(name.clone(), made(file, content, &fetched.version))])
+            }
+            (Answer::Tree(parameters), Naming::Tree { folder, separator }) => parameters
+                .iter()
+                .map(|(rest, fetched)| {
+                    let name = tree_name(folder.as_ref(), separator.as_deref(), rest)?;
+                    let content = render(&fetched.value, select.as_ref(), *format).map_err(named(&name))?;
+                    Ok((name, made(file, content, &fetched.version)))
+                })
+                .collect(),
+            // A reference to a path answers with a tree and no other does.
+            (Answer::One(_), Naming::Tree { .. }) | (Answer::Tree(_), Naming::File(_)) => Err(MakeError::Nothing),
+        },
     }
 }
 
-fn rendered_file(file: &FileSpec, name: &FileName, fetched: &Fetched) -> Result<RenderedFile, MakeError> {
-    let content: Secret = render(&fetched.value, file.select.as_ref(), file.format)
-        .map_err(|cause| MakeError::Render { name: name.to_string(), cause })?;
-    let origin = Origin { recipe: file.recipe(), version: fetched.version.clone() };
-    Ok(RenderedFile { content, mode: file.mode, origin })
+fn named(name: &FileName) -> impl FnOnce(RenderError) -> MakeError + use<'_> {
+    move |cause| MakeError::Render { name: name.to_string(), cause }
+}
+
+fn made(file: &FileSpec, content: Secret, version: &str) -> RenderedFile {
+    RenderedFile { content, mode: file.mode, origin: Origin { recipe: file.recipe(), version: version.to_owned() } }
+}
+
+/// The version of one of the values behind a file, out of the text for all of them.
+fn version_of(file: &FileSpec, wanted: &Wanted, version: &str) -> Option<String> {
+    match &file.content {
+        Content::Value { wanted: only, .. } => (only == wanted).then(|| version.to_owned()),
+    }
 }
 
 fn tree_name(folder: Option<&FileName>, separator: Option<&str>, rest: &str) -> Result<FileName, MakeError> {

@@ -8,6 +8,7 @@ mod config;
 mod reference;
 mod yaml;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,16 +38,26 @@ pub struct VolumeSpec {
 pub struct FileSpec {
     /// What the file or files are called.
     pub naming: Naming,
-    /// What to fetch, as whom and where.
-    pub wanted: Wanted,
-    /// Which part of the value.
-    pub select: Option<Selector>,
-    /// How the file is written.
-    pub format: Format,
+    /// What they hold.
+    pub content: Content,
     /// Permission bits.
     pub mode: Mode,
     /// Whether the set is whole without it when AWS says that it does not exist.
     pub optional: bool,
+}
+
+/// What an entry's files hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A value, or a part of it; for a path, each of its values.
+    Value {
+        /// What to fetch, as whom and where.
+        wanted: Wanted,
+        /// Which part of the value.
+        select: Option<Selector>,
+        /// How the file is written.
+        format: Format,
+    },
 }
 
 /// How an entry's files are called.
@@ -81,33 +92,63 @@ pub struct Access {
     pub role: Option<RoleStep>,
 }
 
+impl Content {
+    /// Everything that has to be fetched for it.
+    pub fn wanted(&self) -> impl Iterator<Item = &Wanted> {
+        match self {
+            Self::Value { wanted, .. } => std::iter::once(wanted),
+        }
+    }
+}
+
 impl FileSpec {
-    /// Reference, selector, format, and how many files are called, as one text: two files with the
-    /// same recipe, made from the same version, have the same bytes.
+    /// What the files are made from and how, and how many of them are called, as one text: two files
+    /// with the same recipe, made from the same version, have the same bytes.
     #[must_use]
     pub fn recipe(&self) -> String {
-        let mut text = self.wanted.reference.to_string();
-        if let Some(select) = &self.select {
-            text.push('#');
-            text.push_str(select.as_str());
-        }
-        if self.format != Format::Raw {
-            text.push_str(" as ");
-            text.push_str(&self.format.to_string());
-        }
-        if let Naming::Tree { folder, separator } = &self.naming {
-            let folder = folder.as_ref().map_or("", FileName::as_str);
-            text.push_str(&format!(" to {folder}/{}", separator.as_deref().unwrap_or_default()));
-        }
-        if let Some(region) = &self.wanted.access.region {
-            text.push_str(" in ");
-            text.push_str(region);
-        }
-        if let Some(role) = &self.wanted.access.role {
-            text.push_str(" by ");
-            text.push_str(&role.role_arn);
+        let mut text = String::new();
+        match &self.content {
+            Content::Value { wanted, select, format } => {
+                text.push_str(&wanted.reference.to_string());
+                if let Some(select) = select {
+                    text.push('#');
+                    text.push_str(select.as_str());
+                }
+                if *format != Format::Raw {
+                    text.push_str(&format!(" as {format}"));
+                }
+                if let Naming::Tree { folder, separator } = &self.naming {
+                    let folder = folder.as_ref().map_or("", FileName::as_str);
+                    text.push_str(&format!(" to {folder}/{}", separator.as_deref().unwrap_or_default()));
+                }
+                text.push_str(&wanted.access.to_string());
+            }
         }
         text
+    }
+}
+
+impl fmt::Display for Naming {
+    /// As it stands in the config file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(name) => name.fmt(f),
+            Self::Tree { folder: Some(folder), .. } => write!(f, "{folder}/"),
+            Self::Tree { folder: None, .. } => f.write_str("the volume itself"),
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    /// ` in REGION by ROLE`, as far as it names them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(region) = &self.region {
+            write!(f, " in {region}")?;
+        }
+        match &self.role {
+            Some(role) => write!(f, " by {}", role.role_arn),
+            None => Ok(()),
+        }
     }
 }
 

@@ -93,6 +93,13 @@ pub enum VolumeError {
     },
 }
 
+impl VolumeError {
+    /// The kernel gave no random bytes for the key of a volume's digests.
+    pub(crate) fn no_key(path: &Path, errno: Errno) -> Self {
+        Self::Io { action: "draw a random key for", path: path.to_owned(), source: errno.into() }
+    }
+}
+
 /// A failure inside a volume, by names relative to it.
 #[derive(Debug)]
 pub(super) enum Fault {

@@ -128,7 +128,7 @@ impl Volume {
         let Options { path, owner, allow_disk } = options;
         // Without a trailing slash, which would have the kernel follow a link after all.
         let path: PathBuf = path.components().collect();
-        let key = Key::random().map_err(|errno| Fault::io("draw a random key for", "", errno).at(&path))?;
+        let key = Key::random().map_err(|errno| VolumeError::no_key(&path, errno))?;
         let opened = directory::open(&path, allow_disk)?;
         let mut volume = Self {
             path,
@@ -227,6 +227,20 @@ impl Volume {
     #[must_use]
     pub fn intact(&self) -> bool {
         self.current.as_ref().is_some_and(|current| current.is_linked(self.dir.as_fd()) && current.is_unchanged())
+    }
+
+    /// From now on files belong to `owner`. What is in place changes with the next publication.
+    ///
+    /// # Errors
+    ///
+    /// [`VolumeError::MayNotChown`] when this process may not give files to it; nothing has changed
+    /// then.
+    pub fn give_to(&mut self, owner: Owner) -> Result<(), VolumeError> {
+        if owner != self.owner {
+            ownership::probe(self.dir.as_fd(), owner).map_err(|fault| self.failed(fault))?;
+            self.owner = owner;
+        }
+        Ok(())
     }
 
     /// Removes the retired generations whose grace is over. Returns when to call again, if any

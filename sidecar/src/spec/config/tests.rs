@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::{Naming, RoleStep};
+use super::super::{Content, FileSpec, Naming, RoleStep};
 use super::*;
 use crate::file::{FileName, Mode, Owner};
 use crate::render::Format;
@@ -51,21 +51,25 @@ volumes:
     assert_eq!((app.refresh, other.refresh), (Duration::from_secs(30), Duration::from_secs(300)));
     let [json, password, old, tree] = &app.files[..] else { panic!("{app:?}") };
     assert_eq!((json.mode.bits(), password.mode.bits()), (0o400, 0o444));
-    assert_eq!((json.format, password.format), (Format::Raw, Format::Base64));
-    assert_eq!(json.wanted.access.region.as_deref(), Some("eu-west-1"));
+    let value = |file: &FileSpec| match &file.content {
+        Content::Value { wanted, format, .. } => (wanted.clone(), *format),
+    };
+    let wanted = |file| value(file).0;
+    assert_eq!((value(json).1, value(password).1), (Format::Raw, Format::Base64));
+    assert_eq!(wanted(json).access.region.as_deref(), Some("eu-west-1"));
     assert_eq!(
-        json.wanted.access.role.as_ref().map(|role| role.role_arn.as_str()),
+        wanted(json).access.role.as_ref().map(|role| role.role_arn.as_str()),
         Some("arn:aws:iam::123456789012:role/top")
     );
     assert!(old.optional);
-    assert_eq!(old.wanted.access.region.as_deref(), Some("us-east-1"));
+    assert_eq!(wanted(old).access.region.as_deref(), Some("us-east-1"));
     assert_eq!(
-        old.wanted.access.role,
+        wanted(old).access.role,
         Some(RoleStep { role_arn: "arn:aws:iam::210987654321:role/other".into(), external_id: Some("shared".into()) })
     );
-    assert_eq!(tree.wanted.reference.to_string(), "parameterstore:/prod/app/**");
+    assert_eq!(wanted(tree).reference.to_string(), "parameterstore:/prod/app/**");
     assert_eq!(tree.naming, Naming::Tree { folder: Some(FileName::new("conf").unwrap()), separator: Some("_".into()) });
-    assert_eq!(other.files[0].wanted.access.region.as_deref(), Some("eu-central-1"));
+    assert_eq!(wanted(&other.files[0]).access.region.as_deref(), Some("eu-central-1"));
     assert_eq!(other.files[0].mode, Mode::DEFAULT);
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::yaml::{Kind, Node};
-use super::super::{Access, FileSpec, Naming, Place, Reference, VolumeSpec, Wanted};
+use super::super::{Access, Content, FileSpec, Naming, Place, Reference, VolumeSpec, Wanted};
 use super::REFRESH;
 use super::fields::{Fields, Problems, absolute_path, boolean, duration, list, text};
 use super::inherited::{Inherited, inherited};
@@ -166,9 +166,11 @@ fn read_file(node: Node, above: &Inherited, problems: &mut Problems) -> Option<F
     };
     Some(FileSpec {
         naming,
-        wanted: Wanted { reference, access: Access { region, role: inherited.role } },
-        select,
-        format: format.unwrap_or_default(),
+        content: Content::Value {
+            wanted: Wanted { reference, access: Access { region, role: inherited.role } },
+            select,
+            format: format.unwrap_or_default(),
+        },
         mode: inherited.mode.unwrap_or(Mode::DEFAULT),
         optional,
     })
