@@ -15,6 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::identity::Identities;
+use crate::reload::{ConfigState, ReloadStatus};
 use crate::status::{ReferenceStatus, State, Status};
 
 /// References of all volumes together that have time series of their own; the others show in the
@@ -59,13 +60,13 @@ impl CallObserver for Calls {
 
 /// All metrics of a process.
 #[must_use]
-pub fn registry(calls: &Calls, status: Status, identities: Arc<Identities>) -> Registry {
+pub fn registry(calls: &Calls, status: Status, identities: Arc<Identities>, reloads: ReloadStatus) -> Registry {
     let mut registry = Registry::with_prefix("coffer");
     registry.register("build", "Version of this program", Info::new([("version", VERSION)]));
     registry.register("aws_calls", "Calls to AWS by IAM action and class of result", calls.total.clone());
     let help = "Time of a call to AWS, from sending to the last byte";
     registry.register_with_unit("aws_call_duration", help, Unit::Seconds, calls.seconds.clone());
-    registry.register_collector(Box::new(Snapshot { status, identities }));
+    registry.register_collector(Box::new(Snapshot { status, identities, reloads }));
     registry
 }
 
@@ -73,6 +74,7 @@ pub fn registry(calls: &Calls, status: Status, identities: Arc<Identities>) -> R
 struct Snapshot {
     status: Status,
     identities: Arc<Identities>,
+    reloads: ReloadStatus,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -150,6 +152,11 @@ impl Collector for Snapshot {
                 (labels(path, one), f64::from(u8::from(stale)))
             }),
         )?;
+        let config = self.reloads.get();
+        let current = f64::from(u8::from(config.state == ConfigState::Current));
+        gauges.write_one("config_current", "Whether the config file is what Coffer goes by", current)?;
+        let help = "When the config that Coffer goes by was taken over";
+        gauges.write_one("config_loaded_timestamp_seconds", help, unix(config.loaded_at))?;
         let expiries = self.identities.expiries();
         gauges.write(
             "credentials_expiry_timestamp_seconds",
@@ -169,6 +176,15 @@ impl Collector for Snapshot {
             let labels = [("volume", path.as_str())];
             ConstCounter::new(volume.publishes).encode(publishes.encode_family(&labels)?)?;
         }
+        let mut reloads = encoder.encode_descriptor(
+            "config_reloads",
+            "Config files taken over, and refused",
+            None,
+            prometheus_client::metrics::MetricType::Counter,
+        )?;
+        for (result, count) in [("ok", config.reloads), ("failed", config.failures)] {
+            ConstCounter::new(count).encode(reloads.encode_family(&[("result", result)])?)?;
+        }
         Ok(())
     }
 }
@@ -187,6 +203,11 @@ impl Gauges<'_, '_> {
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+
+    fn write_one(&mut self, name: &str, help: &str, value: f64) -> Result<(), std::fmt::Error> {
+        let encoder = self.0.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
+        ConstGauge::new(value).encode(encoder)
     }
 }
 

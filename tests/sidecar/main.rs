@@ -14,6 +14,7 @@ mod ops;
 mod permission;
 mod publish;
 mod refresh;
+mod reload;
 mod repair;
 mod restart;
 mod room;

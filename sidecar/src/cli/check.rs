@@ -3,7 +3,7 @@
 use coffer::spec::{Config, Naming};
 use coffer_runtime::process::Exit;
 
-use super::{ConfigArgument, answer, complain, load};
+use super::{ConfigArgument, answer, complain};
 
 /// Check a config file, without AWS and without touching anything
 #[derive(Debug, clap::Args)]
@@ -14,13 +14,13 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Exit {
-        match load(&self.config.config) {
+        match self.config.file().load() {
             Ok(config) => {
                 answer(&summary(&self.config.config.display().to_string(), &config));
                 Exit::Done
             }
-            Err(text) => {
-                complain(&text);
+            Err(error) => {
+                complain(&error.to_string());
                 Exit::Usage
             }
         }

@@ -5,10 +5,10 @@ mod run;
 mod status;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use coffer::spec::Config;
+use coffer::reload::ConfigFile;
 use coffer_runtime::process::Exit;
 
 /// Secrets from AWS Secrets Manager and Parameter Store, as files on tmpfs that stay fresh.
@@ -49,20 +49,6 @@ impl Arguments {
     }
 }
 
-/// Largest config file that is read, in bytes: a Kubernetes ConfigMap holds no more.
-const CONFIG_MAX: u64 = 1024 * 1024;
-
-/// Reads and checks a config file; the error is for people.
-fn load(path: &Path) -> Result<Config, String> {
-    let shown = path.display();
-    let size = std::fs::metadata(path).map_err(|error| format!("{shown}: cannot be read: {error}"))?.len();
-    if size > CONFIG_MAX {
-        return Err(format!("{shown}: has {size} bytes; a config file has at most {CONFIG_MAX}"));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
-    Config::parse(&shown.to_string(), &text).map_err(|error| error.to_string())
-}
-
 /// Prints an answer on standard output.
 fn answer(text: &str) {
     // A reader that has gone away (`| head`) is no failure of ours.
@@ -82,6 +68,12 @@ struct ConfigArgument {
     config: PathBuf,
 }
 
+impl ConfigArgument {
+    fn file(&self) -> ConfigFile {
+        ConfigFile::new(&self.config)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -95,6 +87,6 @@ mod tests {
     fn the_example_in_the_help_is_a_valid_config() {
         let from = super::EXAMPLE.find("  region:").unwrap();
         let to = super::EXAMPLE.find("\n\nExit").unwrap();
-        coffer::spec::Config::parse("help", &super::EXAMPLE[from..to]).unwrap();
+        coffer::spec::Config::parse("help", &super::EXAMPLE[from..to], &|_| unreachable!()).unwrap();
     }
 }

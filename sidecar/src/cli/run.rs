@@ -9,6 +9,7 @@ use coffer::engine::{Engine, Shared, orders};
 use coffer::identity::Identities;
 use coffer::journal::Journal;
 use coffer::metrics::{self, Calls};
+use coffer::reload::{self, ReloadStatus};
 use coffer::source::Source;
 use coffer::spec::{Access, Config};
 use coffer::status::Status;
@@ -21,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::status::status_route;
-use super::{ConfigArgument, complain, load};
+use super::{ConfigArgument, complain};
 
 /// Publish the volumes of a config file, and keep them fresh until SIGTERM
 #[derive(Debug, clap::Args)]
@@ -86,7 +87,7 @@ impl Failed {
 impl Run {
     pub(super) fn run(self) -> Exit {
         init_logs(self.log_level, self.log_format);
-        let result = load(&self.config.config).map_err(Failed::usage).and_then(|config| {
+        let result = self.config.file().load().map_err(Failed::usage).and_then(|config| {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failed::at_run_time)?;
             let result = runtime.block_on(self.serve(config));
@@ -149,7 +150,9 @@ impl Run {
             identity = shared.source.identity(&Access::default()),
             "coffer {VERSION} starts",
         );
-        let mut engine = Engine::open(config.volumes, &shared).map_err(Failed::volume)?;
+        let mut engine = Engine::open(config.volumes.clone(), &shared).map_err(Failed::volume)?;
+        let file = self.config.file();
+        let reloads = ReloadStatus::new(&file);
 
         if !self.once {
             let address = self.listen.unwrap_or(config.listen);
@@ -160,15 +163,18 @@ impl Run {
                 let fix = "choose another address with --listen or `listen:`";
                 Failed::at_run_time(format!("cannot serve on {address}: {error}; {fix}"))
             })?;
-            let registry = metrics::registry(&calls, status.clone(), identities);
+            let registry = metrics::registry(&calls, status.clone(), identities, reloads.clone());
             let ready = {
                 let status = status.clone();
                 move || status.ready()
             };
-            tokio::spawn(serve(listener, ops_router(registry, Arc::new(ready)).merge(status_route(status))));
+            tokio::spawn(serve(
+                listener,
+                ops_router(registry, Arc::new(ready)).merge(status_route(status, reloads.clone())),
+            ));
         }
 
-        let (_orders, inbox) = orders();
+        let (orders, inbox) = orders();
         let started = engine.start(self.startup_timeout, self.once, &shutdown).await.map_err(Failed::at_run_time);
         if self.once || started.is_err() || *shutdown.borrow() {
             let interrupted = self.once && *shutdown.borrow();
@@ -186,6 +192,7 @@ impl Run {
                 started
             };
         }
+        tokio::spawn(reload::follow(file, config, orders, reloads));
         engine.run(inbox, shutdown).await.map_err(Failed::at_run_time)
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::extract::Json;
 use axum::routing::get;
+use coffer::reload::ReloadStatus;
 use coffer::status::Status;
 use coffer_runtime::process::Exit;
 use serde_json::Value;
@@ -38,8 +39,9 @@ pub(super) struct Show {
 }
 
 /// `/status`, as JSON.
-pub(super) fn status_route(status: Status) -> Router {
-    Router::new().route("/status", get(move || async move { Json(serde_json::json!({ "volumes": status.volumes() })) }))
+pub(super) fn status_route(status: Status, reloads: ReloadStatus) -> Router {
+    let whole = move || serde_json::json!({ "volumes": status.volumes(), "config": reloads.get() });
+    Router::new().route("/status", get(move || async move { Json(whole()) }))
 }
 
 impl Show {
@@ -58,7 +60,14 @@ impl Show {
         if self.json {
             answer(&format!("{body:#}"));
         } else if !self.quiet {
-            answer(&table(volumes, SystemTime::now()));
+            let mut text = table(volumes, SystemTime::now());
+            let config = &body["config"];
+            if config["state"] == "failing" {
+                let path = config["path"].as_str().unwrap_or_default();
+                let why = config["why"].as_str().unwrap_or_default();
+                text.push_str(&format!("\n{path}: NOT TAKEN OVER, going on with the one from before: {why}"));
+            }
+            answer(&text);
         }
         let ready = !volumes.is_empty() && volumes.iter().all(|volume| volume["published"] == true);
         if ready { Exit::Done } else { Exit::Failed }

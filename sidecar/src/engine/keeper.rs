@@ -131,7 +131,7 @@ impl Keeper {
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, mut shutdown: watch::Receiver<bool>) {
         loop {
             let sweep = self.destination.sweep().map(Instant::from_std);
-            let look = self.next_look();
+            let look = Instant::now() + self.wait_for_look();
             let wake = sweep.map_or(look, |sweep| sweep.min(look));
             let order = tokio::select! {
                 () = sleep_until(wake) => None,
@@ -141,7 +141,7 @@ impl Keeper {
             };
             let work = async {
                 match order {
-                    None if Instant::now() >= self.next_look() => self.refresh().await,
+                    None if self.wait_for_look().is_zero() => self.refresh().await,
                     None => {}
                     Some(Order::Become(spec, done)) => {
                         // Whoever asked may have gone: the volume is as they wanted it all the same.
@@ -337,7 +337,7 @@ impl Keeper {
         let mut settled = Settled { tried: true, ..Settled::default() };
         let absent = |wanted: &Wanted| match round.failed.get(wanted) {
             Some(failure) => failure.class == Class::NotFound,
-            None => self.entries[wanted].absent,
+            None => self.entries[wanted].absent && !round.answers.contains_key(wanted),
         };
         loop {
             let making = make(&self.spec.files, &answers, &absent, self.destination.as_ref());
@@ -541,8 +541,10 @@ impl Keeper {
         self.entries.iter().filter(|(_, entry)| due(entry)).map(|(wanted, _)| wanted.clone()).collect()
     }
 
-    fn next_look(&self) -> Instant {
-        Instant::now() + self.entries.values().map(|entry| self.wait(entry)).min().unwrap_or_default()
+    /// How long until something is due.
+    fn wait_for_look(&self) -> Duration {
+        // Without an entry there is never anything to look at; waking now and then does no harm.
+        self.entries.values().map(|entry| self.wait(entry)).min().unwrap_or(Duration::from_secs(3600))
     }
 
     /// How long until an entry is due; at once where it is so long that the clock must have been set

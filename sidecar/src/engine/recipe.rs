@@ -8,9 +8,9 @@ use coffer_runtime::Secret;
 
 use super::destination::Destination;
 use crate::file::{FileName, FileNameError};
-use crate::render::{Collision, Origin, RenderError, RenderedFile, RenderedSet, render};
+use crate::render::{Collision, Origin, RenderError, RenderedFile, RenderedSet, TlsFiles, pem, render};
 use crate::source::Answer;
-use crate::spec::{Content, FileSpec, Naming, Wanted};
+use crate::spec::{Content, FileSpec, Naming, TLS_FILES, Wanted};
 
 /// Why an entry of a volume gives no files.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -124,6 +124,35 @@ fn rendered(
             // A reference to a path answers with a tree and no other does.
             (Answer::One(_), Naming::Tree { .. }) | (Answer::Tree(_), Naming::File(_)) => Err(MakeError::Nothing),
         },
+        Content::Tls { wanted, select } => {
+            let (Answer::One(fetched), Naming::Tree { folder, .. }) = (answer(wanted)?, &file.naming) else {
+                return Err(MakeError::Nothing);
+            };
+            let whole = |cause| MakeError::Render { name: file.naming.to_string(), cause };
+            let TlsFiles { certificate, key, ca } = pem::split(&fetched.value, select.as_ref()).map_err(whole)?;
+            TLS_FILES
+                .into_iter()
+                .zip([Some(certificate), Some(key), ca])
+                .filter_map(|(name, content)| Some((name, content?)))
+                .map(|(name, content)| {
+                    let name = FileName::below(folder.as_ref(), name)
+                        .map_err(|cause| MakeError::Name { parameter: name.to_owned(), cause })?;
+                    Ok((name, made(file, content, &fetched.version)))
+                })
+                .collect()
+        }
+        Content::Template { template, values } => {
+            let Naming::File(name) = &file.naming else { return Err(MakeError::Nothing) };
+            let mut known = BTreeMap::new();
+            let mut versions = Vec::new();
+            for (value, wanted) in values {
+                let Answer::One(fetched) = answer(wanted)? else { return Err(MakeError::Nothing) };
+                known.insert(value.as_str(), &fetched.value);
+                versions.push(format!("{value}={}", fetched.version));
+            }
+            let content = template.render(&known).map_err(named(name))?;
+            Ok(vec![(name.clone(), made(file, content, &versions.join(" ")))])
+        }
     }
 }
 
@@ -138,7 +167,14 @@ fn made(file: &FileSpec, content: Secret, version: &str) -> RenderedFile {
 /// The version of one of the values behind a file, out of the text for all of them.
 fn version_of(file: &FileSpec, wanted: &Wanted, version: &str) -> Option<String> {
     match &file.content {
-        Content::Value { wanted: only, .. } => (only == wanted).then(|| version.to_owned()),
+        Content::Value { wanted: only, .. } | Content::Tls { wanted: only, .. } => {
+            (only == wanted).then(|| version.to_owned())
+        }
+        Content::Template { values, .. } => {
+            let (name, _) = values.iter().find(|(_, value)| *value == wanted)?;
+            let version = version.split(' ').find_map(|one| one.strip_prefix(name)?.strip_prefix('='));
+            version.map(str::to_owned)
+        }
     }
 }
 
@@ -147,11 +183,7 @@ fn tree_name(folder: Option<&FileName>, separator: Option<&str>, rest: &str) -> 
         Some(separator) => rest.replace('/', separator),
         None => rest.to_owned(),
     };
-    let whole = match folder {
-        Some(folder) => format!("{folder}/{below}"),
-        None => below,
-    };
-    FileName::new(&whole).map_err(|cause| MakeError::Name { parameter: rest.to_owned(), cause })
+    FileName::below(folder, &below).map_err(|cause| MakeError::Name { parameter: rest.to_owned(), cause })
 }
 
 fn could_be(naming: &Naming, name: &FileName) -> bool {

@@ -68,6 +68,14 @@ impl FileName {
         Ok(Self(text.into()))
     }
 
+    /// Checks `text` as a name in `folder`, or in the volume itself.
+    pub fn below(folder: Option<&Self>, text: &str) -> Result<Self, FileNameError> {
+        match folder {
+            Some(folder) => Self::new(&format!("{folder}/{text}")),
+            None => Self::new(text),
+        }
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

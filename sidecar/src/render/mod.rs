@@ -2,8 +2,10 @@
 
 mod format;
 mod json;
+pub mod pem;
 mod selector;
 mod set;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -13,8 +15,10 @@ use coffer_runtime::Secret;
 
 pub use self::format::{Format, UnknownFormat};
 use self::json::{Json, Out};
+pub use self::pem::TlsFiles;
 pub use self::selector::{Selector, SelectorError};
 pub use self::set::{Collision, Origin, RenderedFile, RenderedSet};
+pub use self::template::Template;
 
 /// What a source returned.
 #[derive(Debug)]

@@ -8,17 +8,18 @@ mod config;
 mod reference;
 mod yaml;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use coffer_runtime::aws::RoleStep;
-pub use config::{Config, ConfigError, Problem, RateLimits};
+pub use config::{Config, ConfigError, Problem, RateLimits, Reader};
 pub use reference::{ParameterRef, ParameterVersion, PathRef, Reference, ReferenceError, SecretRef, SecretVersion};
 pub use yaml::Place;
 
 use crate::file::{FileName, Mode, Owner};
-use crate::render::{Format, Selector};
+use crate::render::{Format, Selector, Template};
 
 /// A directory of files that are published together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,14 +59,33 @@ pub enum Content {
         /// How the file is written.
         format: Format,
     },
+    /// The certificate, the key and the CA's certificates of one value, each as a file of its own:
+    /// `tls.crt`, `tls.key`, `ca.crt`.
+    Tls {
+        /// What to fetch, as whom and where.
+        wanted: Wanted,
+        /// Which part of the value.
+        select: Option<Selector>,
+    },
+    /// A text with values of the volume in it.
+    Template {
+        /// The text.
+        template: Template,
+        /// What its names stand for.
+        values: BTreeMap<String, Wanted>,
+    },
 }
+
+/// The files that [`Content::Tls`] makes, the last one only where there is something to put in.
+pub const TLS_FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
 /// How an entry's files are called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Naming {
     /// One file of this name.
     File(FileName),
-    /// A file for each parameter, called as the rest of its name below the path.
+    /// Several files: one for each parameter, called as the rest of its name below the path, or those
+    /// of [`Content::Tls`].
     Tree {
         /// The folder of the volume that holds them; `None` for the volume itself.
         folder: Option<FileName>,
@@ -95,9 +115,11 @@ pub struct Access {
 impl Content {
     /// Everything that has to be fetched for it.
     pub fn wanted(&self) -> impl Iterator<Item = &Wanted> {
-        match self {
-            Self::Value { wanted, .. } => std::iter::once(wanted),
-        }
+        let (one, many) = match self {
+            Self::Value { wanted, .. } | Self::Tls { wanted, .. } => (Some(wanted), None),
+            Self::Template { values, .. } => (None, Some(values.values())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
     }
 }
 
@@ -117,14 +139,47 @@ impl FileSpec {
                 if *format != Format::Raw {
                     text.push_str(&format!(" as {format}"));
                 }
-                if let Naming::Tree { folder, separator } = &self.naming {
-                    let folder = folder.as_ref().map_or("", FileName::as_str);
-                    text.push_str(&format!(" to {folder}/{}", separator.as_deref().unwrap_or_default()));
-                }
+                text.push_str(&self.naming.recipe());
                 text.push_str(&wanted.access.to_string());
+            }
+            Content::Tls { wanted, select } => {
+                text.push_str(&wanted.reference.to_string());
+                text.push_str(&select.as_ref().map(|select| format!("#{}", select.as_str())).unwrap_or_default());
+                text.push_str(&format!(" as pem{}{}", self.naming.recipe(), wanted.access));
+            }
+            Content::Template { template, values } => {
+                text.push_str(&format!("template {} of", template.fingerprint()));
+                for (name, wanted) in values {
+                    text.push_str(&format!(" {name}={}{}", wanted.reference, wanted.access));
+                }
             }
         }
         text
+    }
+}
+
+impl Naming {
+    /// The files that it will surely name; those of parameters are known once they are fetched.
+    #[must_use]
+    pub fn known(&self, content: &Content) -> Vec<FileName> {
+        match (self, content) {
+            (Self::File(name), _) => vec![name.clone()],
+            (Self::Tree { folder, .. }, Content::Tls { .. }) => {
+                TLS_FILES.iter().filter_map(|name| FileName::below(folder.as_ref(), name).ok()).collect()
+            }
+            (Self::Tree { .. }, _) => Vec::new(),
+        }
+    }
+
+    /// Its part in a recipe.
+    fn recipe(&self) -> String {
+        match self {
+            Self::File(_) => String::new(),
+            Self::Tree { folder, separator } => {
+                let folder = folder.as_ref().map_or("", FileName::as_str);
+                format!(" to {folder}/{}", separator.as_deref().unwrap_or_default())
+            }
+        }
     }
 }
 

@@ -54,6 +54,10 @@ impl Fields {
         (!matches!(node.kind, Kind::Null)).then_some(node)
     }
 
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|(known, _)| known.name == key)
+    }
+
     pub(super) fn place_of(&self, key: &str) -> Option<Place> {
         self.0.iter().find(|(known, _)| known.name == key).map(|(_, node)| node.place)
     }

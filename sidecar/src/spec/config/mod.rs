@@ -89,13 +89,30 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Gives the text of a file, by the path that stands in the config; the error is for people.
+pub type Reader<'a> = &'a dyn Fn(&Path) -> Result<String, String>;
+
 impl Config {
+    /// Settings other than volumes that `other` has otherwise, by their keys.
+    #[must_use]
+    pub fn differing_beside_volumes(&self, other: &Self) -> Vec<&'static str> {
+        // Written out, so that a new setting cannot be forgotten here.
+        let Self { region, listen, rate_limits, volumes: _ } = self;
+        let differs = [
+            ("region", *region != other.region),
+            ("listen", *listen != other.listen),
+            ("rate_limits", *rate_limits != other.rate_limits),
+        ];
+        differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+
     /// Reads `text`; `file` is only for messages. On error tells every mistake, not just the first.
-    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+    /// `reader` gives the text of a file that the config names, or says why it cannot.
+    pub fn parse(file: &str, text: &str, reader: Reader<'_>) -> Result<Self, ConfigError> {
         let error = |problems| ConfigError { file: file.to_owned(), problems };
         let root = yaml::parse(text).map_err(|(place, text)| error(vec![Problem { place, text }]))?;
         let mut problems = Problems::default();
-        let config = read_config(root, &mut problems);
+        let config = read_config(root, reader, &mut problems);
         match config {
             Some(config) if problems.0.is_empty() => Ok(config),
             _ => {
@@ -107,7 +124,7 @@ impl Config {
     }
 }
 
-fn read_config(root: Node, problems: &mut Problems) -> Option<Config> {
+fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Option<Config> {
     let place = root.place;
     let mut top = Fields::of(root, "the config file", TOP_KEYS, problems)?;
     let inherited = inherited(&mut top, &Inherited::default(), problems);
@@ -127,7 +144,7 @@ fn read_config(root: Node, problems: &mut Problems) -> Option<Config> {
     let mut read: Vec<(Place, VolumeSpec)> = Vec::new();
     for node in volumes {
         let place = node.place;
-        let Some(volume) = read_volume(node, &inherited, refresh, problems) else { continue };
+        let Some(volume) = read_volume(node, &inherited, refresh, reader, problems) else { continue };
         if let Some((other_place, other)) = read.iter().find(|(_, other)| nested(&other.path, &volume.path)) {
             problems.add(
                 place,

@@ -6,7 +6,8 @@ use crate::file::{FileName, Mode, Owner};
 use crate::render::Format;
 
 fn parse(text: &str) -> Result<Config, String> {
-    Config::parse("coffer.yaml", text).map_err(|error| error.to_string())
+    Config::parse("coffer.yaml", text, &|path| Err(format!("{}: no such file", path.display())))
+        .map_err(|error| error.to_string())
 }
 
 /// A config with one volume whose files are `files`, each indented by eight.
@@ -53,6 +54,7 @@ volumes:
     assert_eq!((json.mode.bits(), password.mode.bits()), (0o400, 0o444));
     let value = |file: &FileSpec| match &file.content {
         Content::Value { wanted, format, .. } => (wanted.clone(), *format),
+        other => panic!("{other:?}"),
     };
     let wanted = |file| value(file).0;
     assert_eq!((value(json).1, value(password).1), (Format::Raw, Format::Base64));

@@ -1,0 +1,190 @@
+//! A config that changes while Coffer runs: read, checked, fetched for, and only then taken over. A bad
+//! one changes nothing and is told.
+
+mod file;
+mod watch;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+
+pub use self::file::{ConfigFile, LoadError};
+use self::watch::Watch;
+use crate::engine::Orders;
+use crate::spec::Config;
+use crate::status::seconds_of;
+
+/// A volume that is new gets this long for its first set before it counts as failed, and is tried
+/// again.
+const FIRST_SET: Duration = Duration::from_secs(30);
+/// What could not be taken over is tried again after this long, and then ever more seldom.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_secs(120);
+
+/// What is known of the config, shared by those who write it and those who show it.
+#[derive(Clone, Debug)]
+pub struct ReloadStatus(Arc<Mutex<Reloads>>);
+
+/// What is known of the config.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reloads {
+    /// The file.
+    pub path: String,
+    /// Whether it is what Coffer goes by.
+    #[serde(flatten)]
+    pub state: ConfigState,
+    /// When what Coffer goes by was taken over, in seconds since 1970.
+    #[serde(serialize_with = "seconds_of")]
+    pub loaded_at: SystemTime,
+    /// How often another config was taken over.
+    pub reloads: u64,
+    /// How often that failed, each config counted once.
+    pub failures: u64,
+    /// Settings of the file that a restart would take over.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// How the file stands to what Coffer goes by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum ConfigState {
+    /// They are the same.
+    Current,
+    /// Coffer goes by an earlier one.
+    Failing {
+        /// Since when, in seconds since 1970.
+        #[serde(serialize_with = "seconds_of")]
+        since: SystemTime,
+        /// What is wrong with the file, or what of it cannot be done yet.
+        why: String,
+    },
+}
+
+impl ReloadStatus {
+    /// Of a config that was taken over just now.
+    #[must_use]
+    pub fn new(file: &ConfigFile) -> Self {
+        Self(Arc::new(Mutex::new(Reloads {
+            path: file.path().display().to_string(),
+            state: ConfigState::Current,
+            loaded_at: SystemTime::now(),
+            reloads: 0,
+            failures: 0,
+            needs_restart: Vec::new(),
+        })))
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn get(&self) -> Reloads {
+        self.inner().clone()
+    }
+
+    /// Whether this failure is news.
+    fn failed(&self, text: &str) -> bool {
+        let mut status = self.inner();
+        let since = match &status.state {
+            ConfigState::Failing { why, .. } if why == text => return false,
+            ConfigState::Failing { since, .. } => *since,
+            ConfigState::Current => SystemTime::now(),
+        };
+        status.failures += 1;
+        status.state = ConfigState::Failing { since, why: text.to_owned() };
+        true
+    }
+
+    fn taken_over(&self, needs_restart: Vec<&'static str>) {
+        let mut status = self.inner();
+        status.reloads += 1;
+        status.loaded_at = SystemTime::now();
+        status.state = ConfigState::Current;
+        status.needs_restart = needs_restart;
+    }
+
+    /// The file is again what Coffer goes by.
+    fn is_current(&self) {
+        self.inner().state = ConfigState::Current;
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Reloads> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps an engine at what a config file says, for ever. `started_with` is what it was started with.
+/// SIGHUP has the file read at once.
+pub async fn follow(file: ConfigFile, started_with: Config, orders: Orders, status: ReloadStatus) {
+    let mut watch = Watch::new();
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    // What the engine goes by; nothing while it goes by parts of two.
+    let mut applied = Some(started_with.clone());
+    let mut retry: Option<(Instant, Duration)> = None;
+    loop {
+        let (loaded, files) = file.load_with_files();
+        watch.set(files);
+        let result = match loaded {
+            Ok(config) if applied.as_ref() == Some(&config) => {
+                status.is_current();
+                Ok(())
+            }
+            Ok(config) => take_over(&config, &started_with, &orders, &status, &mut applied).await,
+            Err(error) => Err((error.to_string(), false)),
+        };
+        retry = match result {
+            Ok(()) => None,
+            Err((why, may_yet_work)) => {
+                if status.failed(&why) {
+                    tracing::error!("config not taken over: {why}; going on with the one from before");
+                }
+                let wait = retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LONGEST_RETRY));
+                may_yet_work.then(|| (Instant::now() + wait, wait))
+            }
+        };
+        tokio::select! {
+            () = watch.changed() => {}
+            () = hung_up(&mut hangup) => tracing::info!("SIGHUP: reading the config"),
+            () = at(retry.map(|(at, _)| at)) => continue,
+        }
+        retry = None;
+    }
+}
+
+/// The error is why not, and whether that may pass by itself.
+async fn take_over(
+    config: &Config,
+    started_with: &Config,
+    orders: &Orders,
+    status: &ReloadStatus,
+    applied: &mut Option<Config>,
+) -> Result<(), (String, bool)> {
+    *applied = None;
+    orders.reform(config.volumes.clone(), FIRST_SET).await.map_err(|error| (error.to_string(), true))?;
+    *applied = Some(config.clone());
+    let needs_restart = config.differing_beside_volumes(started_with);
+    if needs_restart.is_empty() {
+        tracing::info!("config taken over");
+    } else {
+        tracing::warn!("config taken over, but for {}: restart to have it", needs_restart.join(", "));
+    }
+    status.taken_over(needs_restart);
+    Ok(())
+}
+
+async fn hung_up(signal: &mut Option<tokio::signal::unix::Signal>) {
+    if let Some(signal) = signal
+        && signal.recv().await.is_some()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
