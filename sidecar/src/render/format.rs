@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub(super) use self::dotenv::dotenv;
-pub(super) use self::properties::properties;
+pub(super) use self::properties::{properties, write_properties_value};
 pub(super) use self::yaml::yaml;
 use super::json::{Entry, Json, label};
 use super::{RenderError, selector};

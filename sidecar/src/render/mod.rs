@@ -4,6 +4,7 @@ mod format;
 mod json;
 mod selector;
 mod set;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ pub use self::format::{Format, UnknownFormat};
 use self::json::{Json, Out};
 pub use self::selector::{Selector, SelectorError};
 pub use self::set::{Collision, Origin, RenderedFile, RenderedSet};
+pub use self::template::{Template, TemplateError, TemplateFault};
 
 /// What a source returned.
 #[derive(Debug)]
@@ -118,6 +120,9 @@ pub enum RenderError {
         /// What is in the way, and the way out.
         reason: &'static str,
     },
+    /// A template has no result for its values.
+    #[error(transparent)]
+    Template(#[from] TemplateFault),
 }
 
 /// Renders `value`: what `select` finds in it, or all of it, written in `format`.
