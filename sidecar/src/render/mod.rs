@@ -2,6 +2,9 @@
 
 mod format;
 mod json;
+mod pem;
+#[cfg(feature = "pkcs12")]
+mod pkcs12;
 mod selector;
 mod set;
 mod template;
@@ -14,6 +17,9 @@ use coffer_runtime::Secret;
 
 pub use self::format::{Format, UnknownFormat};
 use self::json::{Json, Out};
+pub use self::pem::{PemError, TlsFiles, split};
+#[cfg(feature = "pkcs12")]
+pub use self::pkcs12::pkcs12;
 pub use self::selector::{Selector, SelectorError};
 pub use self::set::{Collision, Origin, RenderedFile, RenderedSet};
 pub use self::template::{Template, TemplateError, TemplateFault};
@@ -120,6 +126,9 @@ pub enum RenderError {
         /// What is in the way, and the way out.
         reason: &'static str,
     },
+    /// The value is no TLS identity.
+    #[error(transparent)]
+    Pem(#[from] PemError),
     /// A template has no result for its values.
     #[error(transparent)]
     Template(#[from] TemplateFault),

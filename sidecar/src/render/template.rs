@@ -14,8 +14,9 @@
 //! Besides minijinja's own filters there are `base64` (or `b64encode`), `b64decode`, `json`, `yaml`,
 //! `properties`, `shell` and `urlencode`, which quote a value for where it is to stand.
 //!
-//! Three things differ from what a reader may expect. Within a longer text made with `~` a boolean
-//! is `True` or `False`, as in Jinja2, while `{{ db.tls }}` writes `true`. A number whose digits
+//! Three things differ from what a reader may expect. Where `~` or a filter of minijinja's own makes
+//! a text, a boolean is `True` or `False`, and a list that the template made is written as Python
+//! would, while `{{ db.tls }}` and our filters write `true` and JSON. A number whose digits
 //! neither a 128-bit integer nor a 64-bit float keeps, such as `1.50`, is written as stored but has
 //! no arithmetic and equals no literal; `| float` makes it a number. And a whole value that is
 //! a JSON object or array is one: its length is how many entries it has.
@@ -159,13 +160,12 @@ impl Template {
         &self.0.fingerprint
     }
 
-    /// Renders the template with `values` by name; those it does not refer to are not looked at.
+    /// Renders the template with `values` by name. Those it does not refer to are not looked at.
+    ///
+    /// No error shows any part of a value, though names of keys may show.
     pub fn render(&self, values: &BTreeMap<&str, &Value>) -> Result<Secret, RenderError> {
         let Parsed { environment, text, names, .. } = &*self.0;
-        let data = Data::new(
-            text,
-            values.iter().filter(|(name, _)| names.contains(**name)).map(|(name, value)| (*name, *value)),
-        )?;
+        let data = Data::new(text, names, values)?;
         let mut sink = Sink::new(SIZE_MAX);
         let done = environment.get_template(NAME).and_then(|template| {
             let done = template.render_captured_to(data.root(), &mut sink);

@@ -1,7 +1,7 @@
 //! Secret values as the template engine sees them.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use minijinja::value::{DynObject, Enumerator, Object, ObjectRepr};
 use zeroize::Zeroizing;
 
 use super::TemplateFault;
-use crate::render::json::{Json, compare_numbers, is_name};
+use crate::render::json::{Entry, Json, compare_numbers, is_name};
 use crate::render::selector::nearest;
 use crate::render::{RenderError, Value};
 
@@ -21,6 +21,8 @@ const MISSES_MAX: usize = 64;
 /// The values of one rendering.
 pub(super) struct Data {
     values: BTreeMap<String, Any>,
+    /// The names of all values, also of those that the template does not use.
+    names: Vec<String>,
     /// Why a value that begins as JSON does is taken for mere text.
     not_json: BTreeMap<String, RenderError>,
     journal: Arc<Journal>,
@@ -43,16 +45,19 @@ pub(super) struct Miss {
 }
 
 impl Data {
-    /// Takes in `values` for a rendering of `template`.
-    pub(super) fn new<'a>(
+    /// Takes in those of `values` that `template` has a use for: the ones in `used`.
+    pub(super) fn new(
         template: &str,
-        values: impl Iterator<Item = (&'a str, &'a Value)>,
+        used: &BTreeSet<String>,
+        values: &BTreeMap<&str, &Value>,
     ) -> Result<Self, RenderError> {
         let journal =
             Arc::new(Journal { template: template.into(), misses: Mutex::default(), fault: Mutex::default() });
-        let mut data = Self { values: BTreeMap::new(), not_json: BTreeMap::new(), journal };
-        for (name, value) in values {
-            let value = match value {
+        let names = values.keys().map(|name| (*name).to_owned()).collect();
+        let mut data = Self { values: BTreeMap::new(), names, not_json: BTreeMap::new(), journal };
+        let values = values.iter().filter(|(name, _)| used.contains(**name));
+        for (&name, value) in values {
+            let value = match *value {
                 Value::Binary(bytes) => Any::from_object(Binary {
                     name: name.to_owned(),
                     bytes: Secret::copy_of(bytes.expose()),
@@ -106,7 +111,7 @@ impl Data {
 
     /// The names of the values.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.values.keys().map(String::as_str)
+        self.names.iter().map(String::as_str)
     }
 
     /// The values that are texts or bytes, without fields, and why they could not be read as JSON.
@@ -156,6 +161,31 @@ fn number(text: &str) -> Option<Any> {
     let integer = integer.or_else(|_| text.parse::<i128>().map(Any::from)).ok();
     let number = integer.or_else(|| text.parse::<f64>().ok().map(Any::from))?;
     (*Zeroizing::new(number.to_string()) == *text).then_some(number)
+}
+
+/// An order of JSON values in which those are equal that JMESPath has for equal. It must be an order
+/// through and through: sorting by one that is none may panic.
+fn compare(a: &Json, b: &Json) -> Ordering {
+    match (a, b) {
+        (Json::Bool(a), Json::Bool(b)) => a.cmp(b),
+        (Json::Number(a), Json::Number(b)) => compare_numbers(a, b),
+        (Json::String(a), Json::String(b)) => a.cmp(b),
+        (Json::Array(a), Json::Array(b)) => {
+            let unequal = a.iter().zip(b).map(|(a, b)| compare(a, b)).find(|order| order.is_ne());
+            unequal.unwrap_or_else(|| a.len().cmp(&b.len()))
+        }
+        (Json::Object(a), Json::Object(b)) => {
+            let sorted = |entries: &[Entry]| {
+                let mut sorted: Vec<_> = entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+                sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+                sorted
+            };
+            let (a, b) = (sorted(a), sorted(b));
+            let unequal = a.iter().zip(&b).map(|((a_key, a), (b_key, b))| a_key.cmp(b_key).then_with(|| compare(a, b)));
+            unequal.into_iter().find(|order| order.is_ne()).unwrap_or_else(|| a.len().cmp(&b.len()))
+        }
+        (a, b) => a.kind().cmp(b.kind()),
+    }
 }
 
 struct Root(BTreeMap<String, Any>);
@@ -233,11 +263,7 @@ impl Object for Node {
 
     fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
         let other = other.downcast_ref::<Self>()?;
-        if self.json == other.json {
-            return Some(Ordering::Equal);
-        }
-        // Any order that is one; equal texts would be equal values.
-        Some(self.json.to_plain().cmp(&other.json.to_plain()).then(Ordering::Less))
+        Some(compare(&self.json, &other.json))
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -247,8 +273,6 @@ impl Object for Node {
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The engine asks for this when it turns a list made by the template into text.
-        self.journal.spoil(TemplateFault::NestedText);
         f.write_str("Node(…)")
     }
 }

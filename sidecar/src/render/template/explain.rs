@@ -91,12 +91,6 @@ pub enum TemplateFault {
         /// The value's name.
         name: String,
     },
-    /// A list made by the template, with parts of a value in it, was turned into text by `~` or by
-    /// a filter for texts.
-    #[error(
-        "the template turns a list of objects or arrays into text: write it with `| json`, or its items with `| join`"
-    )]
-    NestedText,
     /// The work bound was passed.
     #[error(
         "the template takes more work than one file may ({FUEL} steps): take a loop out of a loop, or make several files"

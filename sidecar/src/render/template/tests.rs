@@ -158,7 +158,6 @@ fn what_cannot_be_is_told_with_its_place() {
         ("{{ key | shell }}", "is binary"),
         ("{{ [key] ~ 'x' }}", "is binary"),
         ("{{ [key] }}", "is binary"),
-        ("{{ ('x', db.hosts) ~ 'x' }}", "turns a list of objects or arrays into text"),
         ("{{ none }}", "`none` cannot be worked out: `none` has no text"),
         (
             "{{ db.username + 1 }}",
@@ -171,7 +170,7 @@ fn what_cannot_be_is_told_with_its_place() {
         ("{{ level | upper(1, 2, 3) }}", "it has an argument too many"),
         ("{{ level | replace }}", "an argument is missing"),
         ("{{ db.ratio + 1 }}", "does not fit the types"),
-        ("{% for a, b in db.hosts %}{% endfor %}", "cannot be worked out"),
+        ("{% for a, b in [1] %}{% endfor %}", "cannot be worked out"),
         ("{{ db[level] }}", "has no value"),
         ("{{ 'x' | map('nope') }}", "cannot be worked out"),
         ("{{ 1 / 0 }}", "cannot be worked out"),
