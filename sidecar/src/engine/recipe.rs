@@ -8,7 +8,7 @@ use coffer_runtime::Secret;
 
 use super::destination::Destination;
 use crate::file::{FileName, FileNameError};
-use crate::render::{Collision, Origin, RenderError, RenderedFile, RenderedSet, TlsFiles, pem, render};
+use crate::render::{Collision, Origin, RenderError, RenderedFile, RenderedSet, TlsFiles, render, split_tls};
 use crate::source::Answer;
 use crate::spec::{Content, FileSpec, Naming, TLS_FILES, Wanted};
 
@@ -56,7 +56,7 @@ pub(super) fn make(
     };
     let (new, old): (Vec<_>, Vec<_>) = files.iter().enumerate().partition(|(_, file)| fetched(file));
     let old = old.into_iter().map(|(at, file)| (at, carried(file, in_place)));
-    let new = new.into_iter().map(|(at, file)| (at, rendered(file, answers)));
+    let new = new.into_iter().map(|(at, file)| (at, rendered(file, answers, in_place)));
     for (at, made) in old.chain(new) {
         let added = made.and_then(|made| {
             made.into_iter().try_for_each(|(name, file)| making.set.insert(name, file).map_err(MakeError::from))
@@ -100,6 +100,7 @@ pub(super) fn version_in_place(file: &FileSpec, wanted: &Wanted, in_place: &dyn 
 fn rendered(
     file: &FileSpec,
     answers: &BTreeMap<Wanted, Arc<Answer>>,
+    in_place: &dyn Destination,
 ) -> Result<Vec<(FileName, RenderedFile)>, MakeError> {
     let answer = |wanted: &Wanted| {
         answers.get(wanted).map(Arc::as_ref).ok_or_else(|| MakeError::Incomplete {
@@ -110,6 +111,13 @@ fn rendered(
     match &file.content {
         Content::Value { wanted, select, format } => match (answer(wanted)?, &file.naming) {
             (Answer::One(fetched), Naming::File(name)) => {
+                // Other bytes for the same version would be a swap for nothing.
+                if !format.is_deterministic()
+                    && version_in_place(file, wanted, in_place).as_deref() == Some(&fetched.version)
+                    && let Ok(carried) = carried(file, in_place)
+                {
+                    return Ok(carried);
+                }
                 let content = render(&fetched.value, select.as_ref(), *format).map_err(named(name))?;
                 Ok(vec![(name.clone(), made(file, content, &fetched.version))])
             }
@@ -129,7 +137,7 @@ fn rendered(
                 return Err(MakeError::Nothing);
             };
             let whole = |cause| MakeError::Render { name: file.naming.to_string(), cause };
-            let TlsFiles { certificate, key, ca } = pem::split(&fetched.value, select.as_ref()).map_err(whole)?;
+            let TlsFiles { certificate, key, ca } = split_tls(&fetched.value, select.as_ref()).map_err(whole)?;
             TLS_FILES
                 .into_iter()
                 .zip([Some(certificate), Some(key), ca])

@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub(super) use self::dotenv::dotenv;
-pub(super) use self::properties::properties;
+pub(super) use self::properties::{properties, write_properties_value};
 pub(super) use self::yaml::yaml;
 use super::json::{Entry, Json, label};
 use super::{RenderError, selector};
@@ -54,22 +54,59 @@ pub enum Format {
     /// Base64 in the standard alphabet with padding (RFC 4648 §4), on one line without a newline:
     /// an encoding of the bytes that [`Format::Raw`] would give.
     Base64,
+    /// A key store; see [`super::pkcs12`]. Not deterministic: made anew only for a new version.
+    #[cfg(feature = "pkcs12")]
+    Pkcs12,
 }
 
-/// A format that does not exist was named.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{text}` is not a format; the formats are raw, json, dotenv, yaml, properties and base64{}",
-    nearest.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
-)]
+/// A format that does not exist was named, or one that this build does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownFormat {
     text: String,
-    nearest: Option<Format>,
+    nearest: Option<&'static str>,
 }
 
+impl fmt::Display for UnknownFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.text == "pkcs12" {
+            return f.write_str("`pkcs12` is not in this build of coffer; build it with the cargo feature `pkcs12`");
+        }
+        write!(f, "`{}` is not a format; the formats are ", self.text)?;
+        for format in Format::ALL {
+            write!(f, "{format}, ")?;
+        }
+        write!(f, "and for several files {PEM}")?;
+        self.nearest.map_or(Ok(()), |near| write!(f, "; did you mean `{near}`?"))
+    }
+}
+
+impl std::error::Error for UnknownFormat {}
+
+/// What configuration calls the splitting of a value into several files; see [`super::split_tls`].
+pub const PEM: &str = "pem";
+
 impl Format {
-    /// Every format.
-    pub const ALL: [Self; 6] = [Self::Raw, Self::Json, Self::Dotenv, Self::Yaml, Self::Properties, Self::Base64];
+    /// Every format of this build.
+    pub const ALL: &[Self] = &[
+        Self::Raw,
+        Self::Json,
+        Self::Dotenv,
+        Self::Yaml,
+        Self::Properties,
+        Self::Base64,
+        #[cfg(feature = "pkcs12")]
+        Self::Pkcs12,
+    ];
+
+    /// Whether the same value always gives the same bytes.
+    #[must_use]
+    pub fn is_deterministic(self) -> bool {
+        match self {
+            #[cfg(feature = "pkcs12")]
+            Self::Pkcs12 => false,
+            _ => true,
+        }
+    }
 
     /// The name it has in configuration.
     #[must_use]
@@ -81,6 +118,8 @@ impl Format {
             Self::Yaml => "yaml",
             Self::Properties => "properties",
             Self::Base64 => "base64",
+            #[cfg(feature = "pkcs12")]
+            Self::Pkcs12 => "pkcs12",
         }
     }
 }
@@ -89,10 +128,9 @@ impl FromStr for Format {
     type Err = UnknownFormat;
 
     fn from_str(text: &str) -> Result<Self, UnknownFormat> {
-        Self::ALL.into_iter().find(|format| format.as_str() == text).ok_or_else(|| UnknownFormat {
+        Self::ALL.iter().copied().find(|format| format.as_str() == text).ok_or_else(|| UnknownFormat {
             text: text.to_owned(),
-            nearest: selector::nearest(text, Self::ALL.iter().map(|format| format.as_str()))
-                .and_then(|name| name.parse().ok()),
+            nearest: selector::nearest(text, Self::ALL.iter().map(|format| format.as_str()).chain([PEM])),
         })
     }
 }

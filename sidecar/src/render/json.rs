@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -25,12 +25,12 @@ pub(super) enum Json {
     /// A number as it was written.
     Number(Zeroizing<String>),
     String(Zeroizing<String>),
-    Array(Vec<Rc<Self>>),
+    Array(Vec<Arc<Self>>),
     Object(Vec<Entry>),
 }
 
 /// One key of an object and what it holds.
-pub(super) type Entry = (Zeroizing<String>, Rc<Json>);
+pub(super) type Entry = (Zeroizing<String>, Arc<Json>);
 
 /// Where a piece of output goes; called with one piece after the other.
 pub(super) type Out<'a> = &'a mut dyn FnMut(&str);
@@ -38,36 +38,36 @@ pub(super) type Out<'a> = &'a mut dyn FnMut(&str);
 impl Json {
     /// Reads a whole JSON text. An object that holds a key twice is refused: which of the two is
     /// meant cannot be known.
-    pub(super) fn parse(text: &str) -> Result<Rc<Self>, RenderError> {
+    pub(super) fn parse(text: &str) -> Result<Arc<Self>, RenderError> {
         Self::from_raw(raw(text)?, 0)
     }
 
-    fn from_raw(raw: &RawValue, depth: usize) -> Result<Rc<Self>, RenderError> {
+    fn from_raw(raw: &RawValue, depth: usize) -> Result<Arc<Self>, RenderError> {
         match raw.get().as_bytes().first() {
             Some(b'[' | b'{') if depth == DEPTH_MAX => Err(RenderError::TooDeep),
             Some(b'[') => Self::array(raw, depth),
             Some(b'{') => Self::object(raw, depth),
-            _ => Self::scalar(raw.get()).map(Rc::new),
+            _ => Self::scalar(raw.get()).map(Arc::new),
         }
     }
 
     // Loops, and each kind on its own, keep the recursion's frames small.
-    fn array(raw: &RawValue, depth: usize) -> Result<Rc<Self>, RenderError> {
+    fn array(raw: &RawValue, depth: usize) -> Result<Arc<Self>, RenderError> {
         let raws = items(raw)?;
         let mut items = Vec::with_capacity(raws.len());
         for raw in raws {
             items.push(Self::from_raw(raw, depth + 1)?);
         }
-        Ok(Rc::new(Self::Array(items)))
+        Ok(Arc::new(Self::Array(items)))
     }
 
-    fn object(raw: &RawValue, depth: usize) -> Result<Rc<Self>, RenderError> {
+    fn object(raw: &RawValue, depth: usize) -> Result<Arc<Self>, RenderError> {
         let members = members(raw)?;
         let mut entries = Vec::with_capacity(members.len());
         for (key, raw) in members {
             entries.push((key, Self::from_raw(raw, depth + 1)?));
         }
-        Ok(Rc::new(Self::Object(entries)))
+        Ok(Arc::new(Self::Object(entries)))
     }
 
     fn scalar(text: &str) -> Result<Self, RenderError> {
@@ -96,7 +96,7 @@ impl Json {
     }
 
     /// What the key of an object holds; nothing when the value is no object.
-    pub(super) fn field(&self, name: &str) -> Option<&Rc<Self>> {
+    pub(super) fn field(&self, name: &str) -> Option<&Arc<Self>> {
         match self {
             Self::Object(entries) => entries.iter().find(|(key, _)| **key == *name).map(|(_, value)| value),
             _ => None,
@@ -190,7 +190,7 @@ impl PartialEq for Json {
             (Self::String(a), Self::String(b)) => a == b,
             (Self::Array(a), Self::Array(b)) => a == b,
             (Self::Object(a), Self::Object(b)) => {
-                let b: HashMap<&str, &Rc<Self>> = b.iter().map(|(key, value)| (key.as_str(), value)).collect();
+                let b: HashMap<&str, &Arc<Self>> = b.iter().map(|(key, value)| (key.as_str(), value)).collect();
                 a.len() == b.len()
                     && a.iter().all(|(key, value)| b.get(key.as_str()).is_some_and(|found| *found == value))
             }

@@ -2,7 +2,9 @@
 
 mod format;
 mod json;
-pub mod pem;
+mod pem;
+#[cfg(feature = "pkcs12")]
+mod pkcs12;
 mod selector;
 mod set;
 mod template;
@@ -13,12 +15,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use coffer_runtime::Secret;
 
-pub use self::format::{Format, UnknownFormat};
+pub use self::format::{Format, PEM, UnknownFormat};
 use self::json::{Json, Out};
-pub use self::pem::TlsFiles;
+pub use self::pem::{PemError, TlsFiles, split as split_tls};
 pub use self::selector::{Selector, SelectorError};
 pub use self::set::{Collision, Origin, RenderedFile, RenderedSet};
-pub use self::template::Template;
+pub use self::template::{Template, TemplateError, TemplateFault};
 
 /// What a source returned.
 #[derive(Debug)]
@@ -122,6 +124,12 @@ pub enum RenderError {
         /// What is in the way, and the way out.
         reason: &'static str,
     },
+    /// The value is no TLS identity.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// A template has no result for its values.
+    #[error(transparent)]
+    Template(#[from] TemplateFault),
 }
 
 /// Renders `value`: what `select` finds in it, or all of it, written in `format`.
@@ -144,6 +152,8 @@ pub fn render(value: &Value, select: Option<&Selector>, format: Format) -> Resul
             Format::Raw => return Ok(Secret::copy_of(secret.expose())),
             Format::Base64 => return Ok(base64(secret)),
             Format::Json | Format::Dotenv | Format::Yaml | Format::Properties => {}
+            #[cfg(feature = "pkcs12")]
+            Format::Pkcs12 => return pkcs12::pkcs12(value, select),
         }
     }
     let Value::Text(text) = value else { return Err(RenderError::Binary) };
@@ -163,6 +173,8 @@ pub fn render(value: &Value, select: Option<&Selector>, format: Format) -> Resul
         Format::Dotenv => format::dotenv(&json),
         Format::Yaml => format::yaml(&json),
         Format::Properties => format::properties(&json),
+        #[cfg(feature = "pkcs12")]
+        Format::Pkcs12 => pkcs12::pkcs12(value, select),
     }
 }
 

@@ -8,7 +8,6 @@ mod tests;
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use jmespath::Variable;
@@ -146,7 +145,7 @@ impl Selector {
     }
 
     /// What the selector finds in `json`; never null.
-    pub(super) fn find(&self, json: &Rc<Json>) -> Result<Rc<Json>, RenderError> {
+    pub(super) fn find(&self, json: &Arc<Json>) -> Result<Arc<Json>, RenderError> {
         evaluate::find(&self.ast, &self.text, json)
     }
 }
@@ -328,7 +327,7 @@ fn quoted(key: &str) -> String {
 
 /// The value of the literal at `offset`. Read anew from the selector's text, because the parser's
 /// `value` has been through a float; a raw string, in single quotes, it has right.
-fn literal(text: &str, offset: usize, value: &Variable) -> Result<Rc<Json>, RenderError> {
+fn literal(text: &str, offset: usize, value: &Variable) -> Result<Arc<Json>, RenderError> {
     match (value, text.get(offset..).and_then(|rest| rest.strip_prefix('`'))) {
         (_, Some(rest)) => {
             let mut escaped = false;
@@ -339,8 +338,8 @@ fn literal(text: &str, offset: usize, value: &Variable) -> Result<Rc<Json>, Rend
             });
             Json::parse(&rest[..end.unwrap_or(rest.len())].replace("\\`", "`"))
         }
-        (Variable::String(text), None) => Ok(Rc::new(Json::String(text.clone().into()))),
+        (Variable::String(text), None) => Ok(Arc::new(Json::String(text.clone().into()))),
         // A literal is one or the other.
-        (_, None) => Ok(Rc::new(Json::Null)),
+        (_, None) => Ok(Arc::new(Json::Null)),
     }
 }

@@ -135,7 +135,7 @@ fn errors_say_where_and_how_to_mend_it() {
     );
     assert_eq!(
         "yml".parse::<Format>().unwrap_err().to_string(),
-        "`yml` is not a format; the formats are raw, json, dotenv, yaml, properties and base64; did you mean `yaml`?"
+        "`yml` is not a format; the formats are raw, json, dotenv, yaml, properties, base64, and for several files pem; did you mean `yaml`?"
     );
 }
 
@@ -203,7 +203,7 @@ proptest! {
             Err(error) => Value::Binary(Secret::new(error.into_bytes())),
         };
         for format in Format::ALL {
-            let _ = render(&value, selector.as_ref(), format);
+            let _ = render(&value, selector.as_ref(), *format);
         }
     }
 

@@ -15,10 +15,15 @@ pub(in crate::render) fn properties(json: &Json) -> Result<Secret, RenderError> 
         for (key, value) in entries {
             write_escaped(key, true, out);
             out("=");
-            write_escaped(&value.to_plain(), false, out);
+            write_properties_value(&value.to_plain(), out);
             out("\n");
         }
     }))
+}
+
+/// Writes what may stand after the `=` of an entry.
+pub(in crate::render) fn write_properties_value(text: &str, out: Out<'_>) {
+    write_escaped(text, false, out);
 }
 
 /// Escapes as `java.util.Properties.store` does: every space of a key, but only a leading one of

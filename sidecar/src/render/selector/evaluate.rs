@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::cmp::Ordering;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use jmespath::Variable;
 use jmespath::ast::{Ast, Comparator};
@@ -21,7 +21,7 @@ use crate::render::json::{Json, compare_numbers, is_name, label};
 const WORK_MAX: usize = 4 << 20;
 
 /// What `ast`, parsed from `text`, finds in `json`; never null.
-pub(super) fn find(ast: &Ast, text: &str, json: &Rc<Json>) -> Result<Rc<Json>, RenderError> {
+pub(super) fn find(ast: &Ast, text: &str, json: &Arc<Json>) -> Result<Arc<Json>, RenderError> {
     let evaluation = Evaluation { text, work_left: Cell::new(WORK_MAX) };
     let found = evaluation.of(ast, json, true)?;
     if matches!(*found, Json::Null) {
@@ -38,7 +38,7 @@ struct Evaluation<'s> {
 
 impl Evaluation<'_> {
     /// The value of `node` at `here`. `strict` holds where a multi-select is (part of) the result.
-    fn of(&self, node: &Ast, here: &Rc<Json>, strict: bool) -> Result<Rc<Json>, RenderError> {
+    fn of(&self, node: &Ast, here: &Arc<Json>, strict: bool) -> Result<Arc<Json>, RenderError> {
         self.spend(1)?;
         match node {
             Ast::Identity { .. } => Ok(here.clone()),
@@ -80,7 +80,7 @@ impl Evaluation<'_> {
         }
     }
 
-    fn comparison(&self, by: &Comparator, lhs: &Ast, rhs: &Ast, here: &Rc<Json>) -> Result<Rc<Json>, RenderError> {
+    fn comparison(&self, by: &Comparator, lhs: &Ast, rhs: &Ast, here: &Arc<Json>) -> Result<Arc<Json>, RenderError> {
         let (left, right) = (self.of(lhs, here, false)?, self.of(rhs, here, false)?);
         self.spend_on(&left)?;
         self.spend_on(&right)?;
@@ -99,7 +99,7 @@ impl Evaluation<'_> {
         })
     }
 
-    fn projection(&self, lhs: &Ast, rhs: &Ast, here: &Rc<Json>) -> Result<Rc<Json>, RenderError> {
+    fn projection(&self, lhs: &Ast, rhs: &Ast, here: &Arc<Json>) -> Result<Arc<Json>, RenderError> {
         // `[1:2]` comes as a projection over a slice of the current value.
         let Json::Array(items) = &*self.of(lhs, here, false)? else { return Ok(null()) };
         let mut found = Vec::with_capacity(items.len());
@@ -109,16 +109,16 @@ impl Evaluation<'_> {
                 found.push(item);
             }
         }
-        Ok(Rc::new(Json::Array(found)))
+        Ok(Arc::new(Json::Array(found)))
     }
 
-    fn values(&self, node: &Ast, here: &Rc<Json>) -> Result<Rc<Json>, RenderError> {
+    fn values(&self, node: &Ast, here: &Arc<Json>) -> Result<Arc<Json>, RenderError> {
         let Json::Object(entries) = &*self.of(node, here, false)? else { return Ok(null()) };
         self.spend(entries.len())?;
-        Ok(Rc::new(Json::Array(entries.iter().map(|(_, value)| value.clone()).collect())))
+        Ok(Arc::new(Json::Array(entries.iter().map(|(_, value)| value.clone()).collect())))
     }
 
-    fn flatten(&self, node: &Ast, here: &Rc<Json>) -> Result<Rc<Json>, RenderError> {
+    fn flatten(&self, node: &Ast, here: &Arc<Json>) -> Result<Arc<Json>, RenderError> {
         let Json::Array(items) = &*self.of(node, here, false)? else { return Ok(null()) };
         let mut flat = Vec::with_capacity(items.len());
         for item in items {
@@ -129,11 +129,11 @@ impl Evaluation<'_> {
             self.spend(inner.len())?;
             flat.extend_from_slice(inner);
         }
-        Ok(Rc::new(Json::Array(flat)))
+        Ok(Arc::new(Json::Array(flat)))
     }
 
     /// As Python slices, which is where JMESPath has it from.
-    fn slice(&self, here: &Json, start: Option<i32>, stop: Option<i32>, step: i32) -> Result<Rc<Json>, RenderError> {
+    fn slice(&self, here: &Json, start: Option<i32>, stop: Option<i32>, step: i32) -> Result<Arc<Json>, RenderError> {
         let Json::Array(items) = here else { return Ok(null()) };
         self.spend(items.len())?;
         let length = i64::try_from(items.len()).unwrap_or(i64::MAX);
@@ -151,10 +151,10 @@ impl Evaluation<'_> {
             found.extend(usize::try_from(at).ok().and_then(|at| items.get(at)).cloned());
             at += i64::from(step);
         }
-        Ok(Rc::new(Json::Array(found)))
+        Ok(Arc::new(Json::Array(found)))
     }
 
-    fn list(&self, elements: &[Ast], here: &Rc<Json>, strict: bool) -> Result<Rc<Json>, RenderError> {
+    fn list(&self, elements: &[Ast], here: &Arc<Json>, strict: bool) -> Result<Arc<Json>, RenderError> {
         if matches!(**here, Json::Null) {
             return Ok(null());
         }
@@ -166,10 +166,10 @@ impl Evaluation<'_> {
             }
             items.push(item);
         }
-        Ok(Rc::new(Json::Array(items)))
+        Ok(Arc::new(Json::Array(items)))
     }
 
-    fn hash(&self, node: &Ast, here: &Rc<Json>, strict: bool) -> Result<Rc<Json>, RenderError> {
+    fn hash(&self, node: &Ast, here: &Arc<Json>, strict: bool) -> Result<Arc<Json>, RenderError> {
         let Ast::MultiHash { elements, .. } = node else { return Ok(null()) };
         if matches!(**here, Json::Null) {
             return Ok(null());
@@ -182,15 +182,15 @@ impl Evaluation<'_> {
             }
             entries.push((pair.key.clone().into(), value));
         }
-        Ok(Rc::new(Json::Object(entries)))
+        Ok(Arc::new(Json::Object(entries)))
     }
 
-    fn literal(&self, offset: usize, value: &Variable) -> Result<Rc<Json>, RenderError> {
+    fn literal(&self, offset: usize, value: &Variable) -> Result<Arc<Json>, RenderError> {
         self.spend(self.text.len())?;
         literal(self.text, offset, value)
     }
 
-    fn function(&self, name: &str, args: &[Ast], here: &Rc<Json>) -> Result<Rc<Json>, RenderError> {
+    fn function(&self, name: &str, args: &[Ast], here: &Arc<Json>) -> Result<Arc<Json>, RenderError> {
         // `Selector::new` has checked the name and the arguments' number and kinds.
         let Some(function) = Function::named(name) else { return Ok(null()) };
         let outcome = match function.body {
@@ -227,7 +227,7 @@ impl Evaluation<'_> {
     }
 
     /// That `node` found nothing at `here`, with the key that was probably meant.
-    fn missing(&self, node: &Ast, here: &Rc<Json>, part: Option<String>) -> RenderError {
+    fn missing(&self, node: &Ast, here: &Arc<Json>, part: Option<String>) -> RenderError {
         // `tls.crt` is a path; that the dot belongs to the key is easily overlooked.
         let dotted = dotted(node).filter(|path| path.contains('.') && here.field(path).is_some());
         let nearest = dotted.as_deref().map(quoted).or_else(|| self.nearest_key(node, here));
@@ -236,7 +236,7 @@ impl Evaluation<'_> {
 
     /// The key, spelled as a selector wants it, that is most like the first one missing on the
     /// path `node`. None when `node` is more than a path.
-    fn nearest_key(&self, node: &Ast, here: &Rc<Json>) -> Option<String> {
+    fn nearest_key(&self, node: &Ast, here: &Arc<Json>) -> Option<String> {
         match (node, &**here) {
             (Ast::Subexpr { lhs, rhs, .. }, _) => {
                 let left = self.of(lhs, here, false).ok()?;
@@ -265,12 +265,12 @@ impl Evaluation<'_> {
     }
 }
 
-fn null() -> Rc<Json> {
-    Rc::new(Json::Null)
+fn null() -> Arc<Json> {
+    Arc::new(Json::Null)
 }
 
-fn boolean(value: bool) -> Rc<Json> {
-    Rc::new(Json::Bool(value))
+fn boolean(value: bool) -> Arc<Json> {
+    Arc::new(Json::Bool(value))
 }
 
 /// Truth as JMESPath has it: whatever is not false, null or empty.
@@ -295,7 +295,7 @@ fn dotted(node: &Ast) -> Option<String> {
 }
 
 /// The item at `at`, counted from the end when negative.
-fn index(json: &Json, at: i32) -> Option<&Rc<Json>> {
+fn index(json: &Json, at: i32) -> Option<&Arc<Json>> {
     let Json::Array(items) = json else { return None };
     let distance = usize::try_from(at.unsigned_abs()).ok()?;
     items.get(if at < 0 { items.len().checked_sub(distance)? } else { distance })

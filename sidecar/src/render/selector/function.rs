@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use jmespath::ast::Ast;
 use zeroize::Zeroizing;
@@ -26,18 +26,18 @@ pub(super) struct Function {
 #[derive(Clone, Copy)]
 pub(super) enum Body {
     /// Works on values alone. Asks before work that its arguments' size does not bound.
-    Values(fn(&[Rc<Json>], Allowed<'_>) -> Outcome),
+    Values(fn(&[Arc<Json>], Allowed<'_>) -> Outcome),
     /// Works on the items of the array that is argument number `items` (of two), and on what the
     /// expression that is the other argument gives for each of them.
     Each { items: usize, call: EachCall },
 }
 
-type EachCall = fn(&[Rc<Json>], &[Rc<Json>]) -> Outcome;
+type EachCall = fn(&[Arc<Json>], &[Arc<Json>]) -> Outcome;
 
 /// Whether so much more work may be done.
 pub(super) type Allowed<'a> = &'a mut dyn FnMut(usize) -> bool;
 
-pub(super) type Outcome = Result<Rc<Json>, Failure>;
+pub(super) type Outcome = Result<Arc<Json>, Failure>;
 
 /// Why a function gives nothing.
 pub(super) enum Failure {
@@ -104,7 +104,7 @@ impl Function {
         name: &'static str,
         takes: &'static str,
         count: usize,
-        call: fn(&[Rc<Json>], Allowed<'_>) -> Outcome,
+        call: fn(&[Arc<Json>], Allowed<'_>) -> Outcome,
     ) -> Self {
         Self { name, takes, count: (count, count), body: Body::Values(call) }
     }
@@ -114,24 +114,24 @@ impl Function {
     }
 }
 
-fn abs(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn abs(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     let text = number_argument(args, 0)?;
     Ok(number_text(text.strip_prefix('-').unwrap_or(text)))
 }
 
-fn avg(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn avg(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     let items = array_argument(args, 0)?;
     if items.is_empty() {
-        return Ok(Rc::new(Json::Null));
+        return Ok(Arc::new(Json::Null));
     }
     number(total(args)? / items.len() as f64)
 }
 
-fn ceil(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn ceil(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     rounded(args, f64::ceil)
 }
 
-fn contains(args: &[Rc<Json>], allowed: Allowed<'_>) -> Outcome {
+fn contains(args: &[Arc<Json>], allowed: Allowed<'_>) -> Outcome {
     let found = match (&*args[0], &*args[1]) {
         (Json::Array(items), wanted) => {
             if !allowed(items.len().saturating_mul(wanted.weight(usize::MAX))) {
@@ -143,18 +143,18 @@ fn contains(args: &[Rc<Json>], allowed: Allowed<'_>) -> Outcome {
         (Json::String(_), _) => false,
         (other, _) => return Err(Failure::argument(0, "a string or an array", other)),
     };
-    Ok(Rc::new(Json::Bool(found)))
+    Ok(Arc::new(Json::Bool(found)))
 }
 
-fn ends_with(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
-    Ok(Rc::new(Json::Bool(string_argument(args, 0)?.ends_with(string_argument(args, 1)?))))
+fn ends_with(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
+    Ok(Arc::new(Json::Bool(string_argument(args, 0)?.ends_with(string_argument(args, 1)?))))
 }
 
-fn floor(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn floor(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     rounded(args, f64::floor)
 }
 
-fn join(args: &[Rc<Json>], allowed: Allowed<'_>) -> Outcome {
+fn join(args: &[Arc<Json>], allowed: Allowed<'_>) -> Outcome {
     let between = string_argument(args, 0)?;
     let items = array_argument(args, 1)?;
     let mut length = between.len().saturating_mul(items.len());
@@ -172,14 +172,14 @@ fn join(args: &[Rc<Json>], allowed: Allowed<'_>) -> Outcome {
         joined.push_str(if position == 0 { "" } else { between });
         joined.push_str(text);
     }
-    Ok(Rc::new(Json::String(joined)))
+    Ok(Arc::new(Json::String(joined)))
 }
 
-fn keys(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
-    Ok(array(object_argument(args, 0)?.iter().map(|(key, _)| Rc::new(Json::String(key.clone()))).collect()))
+fn keys(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
+    Ok(array(object_argument(args, 0)?.iter().map(|(key, _)| Arc::new(Json::String(key.clone()))).collect()))
 }
 
-fn length(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn length(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     let length = match &*args[0] {
         Json::String(text) => text.chars().count(),
         Json::Array(items) => items.len(),
@@ -189,19 +189,19 @@ fn length(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
     Ok(number_text(&length.to_string()))
 }
 
-fn max(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn max(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     let items = ordered_argument(args)?;
     Ok(items
         .iter()
         .reduce(|best, item| if order(item, best).is_gt() { item } else { best })
-        .map_or_else(null, Rc::clone))
+        .map_or_else(null, Arc::clone))
 }
 
-fn max_by(items: &[Rc<Json>], by: &[Rc<Json>]) -> Outcome {
+fn max_by(items: &[Arc<Json>], by: &[Arc<Json>]) -> Outcome {
     best_by(items, by, Ordering::Greater)
 }
 
-fn merge(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn merge(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     let mut merged: Vec<Entry> = Vec::new();
     let mut places = HashMap::new();
     for position in 0..args.len() {
@@ -218,66 +218,66 @@ fn merge(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
             }
         }
     }
-    Ok(Rc::new(Json::Object(merged)))
+    Ok(Arc::new(Json::Object(merged)))
 }
 
-fn min(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn min(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     let items = ordered_argument(args)?;
     Ok(items
         .iter()
         .reduce(|best, item| if order(item, best).is_lt() { item } else { best })
-        .map_or_else(null, Rc::clone))
+        .map_or_else(null, Arc::clone))
 }
 
-fn min_by(items: &[Rc<Json>], by: &[Rc<Json>]) -> Outcome {
+fn min_by(items: &[Arc<Json>], by: &[Arc<Json>]) -> Outcome {
     best_by(items, by, Ordering::Less)
 }
 
-fn not_null(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
-    Ok(args.iter().find(|arg| !matches!(***arg, Json::Null)).map_or_else(null, Rc::clone))
+fn not_null(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
+    Ok(args.iter().find(|arg| !matches!(***arg, Json::Null)).map_or_else(null, Arc::clone))
 }
 
-fn reverse(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn reverse(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     match &*args[0] {
         Json::Array(items) => Ok(array(items.iter().rev().cloned().collect())),
         Json::String(text) => {
             let mut reversed = Zeroizing::new(String::with_capacity(text.len()));
             reversed.extend(text.chars().rev());
-            Ok(Rc::new(Json::String(reversed)))
+            Ok(Arc::new(Json::String(reversed)))
         }
         other => Err(Failure::argument(0, "a string or an array", other)),
     }
 }
 
-fn sort(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn sort(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     let mut items = ordered_argument(args)?.to_vec();
     items.sort_by(|a, b| order(a, b));
     Ok(array(items))
 }
 
-fn sort_by(items: &[Rc<Json>], by: &[Rc<Json>]) -> Outcome {
+fn sort_by(items: &[Arc<Json>], by: &[Arc<Json>]) -> Outcome {
     check_ordered_by(by)?;
     let mut pairs: Vec<_> = items.iter().zip(by).collect();
     pairs.sort_by(|(_, a), (_, b)| order(a, b));
     Ok(array(pairs.into_iter().map(|(item, _)| item.clone()).collect()))
 }
 
-fn starts_with(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
-    Ok(Rc::new(Json::Bool(string_argument(args, 0)?.starts_with(string_argument(args, 1)?))))
+fn starts_with(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
+    Ok(Arc::new(Json::Bool(string_argument(args, 0)?.starts_with(string_argument(args, 1)?))))
 }
 
-fn sum(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn sum(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     number(total(args)?)
 }
 
-fn to_array(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn to_array(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     Ok(match &*args[0] {
         Json::Array(_) => args[0].clone(),
         _ => array(vec![args[0].clone()]),
     })
 }
 
-fn to_number(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn to_number(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     Ok(match &*args[0] {
         Json::Number(_) => args[0].clone(),
         Json::String(text) => {
@@ -289,30 +289,30 @@ fn to_number(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
     })
 }
 
-fn to_string(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
-    Ok(Rc::new(Json::String(args[0].to_plain())))
+fn to_string(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
+    Ok(Arc::new(Json::String(args[0].to_plain())))
 }
 
-fn type_of(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
-    Ok(Rc::new(Json::String(args[0].kind().to_owned().into())))
+fn type_of(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
+    Ok(Arc::new(Json::String(args[0].kind().to_owned().into())))
 }
 
-fn values(args: &[Rc<Json>], _: Allowed<'_>) -> Outcome {
+fn values(args: &[Arc<Json>], _: Allowed<'_>) -> Outcome {
     Ok(array(object_argument(args, 0)?.iter().map(|(_, value)| value.clone()).collect()))
 }
 
-fn best_by(items: &[Rc<Json>], by: &[Rc<Json>], better: Ordering) -> Outcome {
+fn best_by(items: &[Arc<Json>], by: &[Arc<Json>], better: Ordering) -> Outcome {
     check_ordered_by(by)?;
     let best = items.iter().zip(by).reduce(|best, next| if order(next.1, best.1) == better { next } else { best });
     Ok(best.map_or_else(null, |(item, _)| item.clone()))
 }
 
-fn rounded(args: &[Rc<Json>], round: fn(f64) -> f64) -> Outcome {
+fn rounded(args: &[Arc<Json>], round: fn(f64) -> f64) -> Outcome {
     let text = number_argument(args, 0)?;
     if text.contains(['.', 'e', 'E']) { number(round(float(text))) } else { Ok(args[0].clone()) }
 }
 
-fn total(args: &[Rc<Json>]) -> Result<f64, Failure> {
+fn total(args: &[Arc<Json>]) -> Result<f64, Failure> {
     let mut total = 0.0;
     for item in array_argument(args, 0)? {
         let Json::Number(text) = &**item else { return Err(Failure::argument(0, "an array of numbers", &args[0])) };
@@ -339,40 +339,40 @@ fn number(value: f64) -> Outcome {
     Ok(number_text(&if value.fract() == 0.0 { format!("{value:.0}") } else { serde_json::json!(value).to_string() }))
 }
 
-fn number_text(text: &str) -> Rc<Json> {
-    Rc::new(Json::Number(text.to_owned().into()))
+fn number_text(text: &str) -> Arc<Json> {
+    Arc::new(Json::Number(text.to_owned().into()))
 }
 
-fn array(items: Vec<Rc<Json>>) -> Rc<Json> {
-    Rc::new(Json::Array(items))
+fn array(items: Vec<Arc<Json>>) -> Arc<Json> {
+    Arc::new(Json::Array(items))
 }
 
-fn null() -> Rc<Json> {
-    Rc::new(Json::Null)
+fn null() -> Arc<Json> {
+    Arc::new(Json::Null)
 }
 
-fn number_argument(args: &[Rc<Json>], position: usize) -> Result<&str, Failure> {
+fn number_argument(args: &[Arc<Json>], position: usize) -> Result<&str, Failure> {
     match &*args[position] {
         Json::Number(text) => Ok(text),
         other => Err(Failure::argument(position, "a number", other)),
     }
 }
 
-fn string_argument(args: &[Rc<Json>], position: usize) -> Result<&str, Failure> {
+fn string_argument(args: &[Arc<Json>], position: usize) -> Result<&str, Failure> {
     match &*args[position] {
         Json::String(text) => Ok(text),
         other => Err(Failure::argument(position, "a string", other)),
     }
 }
 
-fn array_argument(args: &[Rc<Json>], position: usize) -> Result<&[Rc<Json>], Failure> {
+fn array_argument(args: &[Arc<Json>], position: usize) -> Result<&[Arc<Json>], Failure> {
     match &*args[position] {
         Json::Array(items) => Ok(items),
         other => Err(Failure::argument(position, "an array", other)),
     }
 }
 
-fn object_argument(args: &[Rc<Json>], position: usize) -> Result<&[Entry], Failure> {
+fn object_argument(args: &[Arc<Json>], position: usize) -> Result<&[Entry], Failure> {
     match &*args[position] {
         Json::Object(entries) => Ok(entries),
         other => Err(Failure::argument(position, "an object", other)),
@@ -380,7 +380,7 @@ fn object_argument(args: &[Rc<Json>], position: usize) -> Result<&[Entry], Failu
 }
 
 /// The first argument, when it is an array of numbers or one of strings.
-fn ordered_argument(args: &[Rc<Json>]) -> Result<&[Rc<Json>], Failure> {
+fn ordered_argument(args: &[Arc<Json>]) -> Result<&[Arc<Json>], Failure> {
     let items = array_argument(args, 0)?;
     if !are_ordered(items) {
         return Err(Failure::argument(0, "an array of numbers or of strings", &args[0]));
@@ -388,14 +388,14 @@ fn ordered_argument(args: &[Rc<Json>]) -> Result<&[Rc<Json>], Failure> {
     Ok(items)
 }
 
-fn check_ordered_by(by: &[Rc<Json>]) -> Result<(), Failure> {
+fn check_ordered_by(by: &[Arc<Json>]) -> Result<(), Failure> {
     if are_ordered(by) {
         return Ok(());
     }
     Err(Failure::Problem("wants its expression to give a number for each item, or a string for each".to_owned()))
 }
 
-fn are_ordered(items: &[Rc<Json>]) -> bool {
+fn are_ordered(items: &[Arc<Json>]) -> bool {
     items.iter().all(|item| matches!(**item, Json::Number(_)))
         || items.iter().all(|item| matches!(**item, Json::String(_)))
 }

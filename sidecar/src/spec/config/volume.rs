@@ -10,7 +10,7 @@ use super::fields::{Fields, Problems, absolute_path, boolean, duration, list, te
 use super::inherited::{Inherited, inherited};
 use super::{REFRESH, Reader};
 use crate::file::{FileName, Mode, Owner};
-use crate::render::{Format, Selector, Template};
+use crate::render::{Format, PEM, Selector, Template};
 
 const VOLUME_KEYS: &[&str] =
     &["path", "files", "region", "role_arn", "external_id", "mode", "refresh", "uid", "gid", "values"];
@@ -337,9 +337,6 @@ enum Written {
     As(Format),
     Pem,
 }
-
-/// The format that splits a value into several files.
-const PEM: &str = "pem";
 
 /// The folder for several files; `why` a name without a slash at its end is none.
 fn folder(name: Option<Node>, why: impl Fn(&str) -> String, problems: &mut Problems) -> Option<Option<FileName>> {
