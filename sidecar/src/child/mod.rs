@@ -68,3 +68,9 @@ pub fn replace(command: &Command, environment: Environment) -> ChildError {
     let error = with_core_limit(|| builder.exec());
     ChildError::start(command.program(), error)
 }
+
+/// A field of what proc(5) tells of this process.
+fn own_status(field: &str) -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::to_owned)
+}

@@ -9,6 +9,7 @@ use std::task::Poll;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::own_status;
 use crate::spec::nearest;
 
 /// Every signal that is handed on, those that ask to end first: of several that wait, they count.
@@ -150,11 +151,9 @@ impl Signals {
     }
 }
 
-/// The set of ignored signals, as proc(5) tells it; nobody can ask for it without unsafe code.
+/// The set of ignored signals; nobody can ask for it otherwise without unsafe code.
 fn ignored() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    own_status("SigIgn").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 fn bit(signal: Signal) -> u64 {

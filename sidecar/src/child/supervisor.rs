@@ -178,12 +178,13 @@ impl Life {
             if self.terminal.as_ref().is_some_and(Terminal::is_lent) && !self.ending {
                 // The terminal stays with the group, and the group exists as long as the dead one stays.
                 program.signal(Signal::KILL, Forward::Group);
-                let next = self.start(Some(program.group()));
-                if next.is_err() {
-                    self.end(program);
-                    return next.map(|_| code);
+                match self.start(Some(program.group())) {
+                    Ok(next) => std::mem::replace(&mut program, next).bury(),
+                    Err(error) => {
+                        self.end(program);
+                        return Err(error);
+                    }
                 }
-                std::mem::replace(&mut program, next?).bury();
                 continue;
             }
             let group = program.group();
@@ -382,9 +383,12 @@ impl Life {
                 return;
             }
             // The shell sees us as its job, so we stop with the program, and go on with it.
+            let lend = terminal.is_lent() || signal != Signal::TSTP;
             terminal.take_back();
             let _ = kill_current_process_group(Signal::STOP);
-            terminal.lend(group);
+            if lend {
+                terminal.lend(group);
+            }
         }
         let _ = kill_process_group(group, Signal::CONT);
     }

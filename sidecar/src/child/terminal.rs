@@ -4,8 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, open};
-use rustix::process::{Pid, getpgid, getpgrp, getsid, setpgid};
+use rustix::process::{Pid, getpgid, setpgid};
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
+
+use super::own_status;
 
 /// The terminal that controls this process's session.
 #[derive(Debug)]
@@ -13,15 +15,20 @@ pub(super) struct Terminal {
     tty: OwnedFd,
     /// The process group we were started in.
     home: Pid,
+    /// The session; its number is that of its leader.
+    session: Pid,
     /// Whether the program's group has it from us.
     lent: bool,
 }
 
 impl Terminal {
-    /// The terminal, where there is one.
+    /// The terminal, where there is one, and where our group and session have numbers: PID 1 of a new
+    /// namespace may be in those of its parent, which it cannot name.
     pub(super) fn open() -> Option<Self> {
+        let number = |field| own_status(field)?.split_whitespace().last()?.parse().ok().and_then(Pid::from_raw);
+        let (home, session) = (number("NSpgid")?, number("NSsid")?);
         let tty = open("/dev/tty", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).ok()?;
-        Some(Self { tty, home: getpgrp(), lent: false })
+        Some(Self { tty, home, session, lent: false })
     }
 
     /// Whether the program will be talked to through it. In a pipeline the other programs may need
@@ -63,8 +70,9 @@ impl Terminal {
         }
     }
 
-    /// Whether a shell looks after our group, and would let it go on if it were stopped.
+    /// Whether a shell looks after our group, and would let it go on if it were stopped. A shell with
+    /// jobs leads the session, and has a group of its own.
     pub(super) fn has_shell(&self) -> bool {
-        getsid(None).and_then(|session| getpgid(Some(session))).is_ok_and(|group| group != self.home)
+        self.session != self.home && getpgid(Some(self.session)).is_ok()
     }
 }
