@@ -2,8 +2,9 @@
 
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How a program ended.
@@ -30,11 +31,31 @@ impl From<Exit> for ExitCode {
 /// Keeps secret values out of core dumps, out of other processes' reach through ptrace and
 /// `/proc/PID/mem`, and out of panic messages. Call it first in `main`.
 ///
-/// Each step is tried on its own: a sandbox may refuse one of them.
+/// Each step is tried on its own: a sandbox may refuse one of them. Programs that this process
+/// starts are to have their core dumps as before: see [`with_core_limit`].
 pub fn harden() {
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    lower_core_limit();
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     std::panic::set_hook(Box::new(report_panic));
+}
+
+/// The limit of core dumps that this process was started with, once it has been lowered.
+static CORE_LIMIT: OnceLock<Rlimit> = OnceLock::new();
+
+/// Only the soft limit is lowered: a hard one could not be raised again for those we start.
+fn lower_core_limit() {
+    let inherited = CORE_LIMIT.get_or_init(|| getrlimit(Resource::Core));
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..*inherited });
+}
+
+/// Runs `start`, which starts another program, under the limit of core dumps that this process
+/// was itself started with. Meanwhile this process still leaves none: it is not dumpable.
+pub fn with_core_limit<T>(start: impl FnOnce() -> T) -> T {
+    let Some(inherited) = CORE_LIMIT.get() else { return start() };
+    let _ = setrlimit(Resource::Core, *inherited);
+    let result = start();
+    lower_core_limit();
+    result
 }
 
 /// A formatted panic message may quote data; only messages fixed in the source are shown.
@@ -64,5 +85,23 @@ impl Termination {
             _ = self.term.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_started_has_the_core_limit_of_before() {
+        let before = getrlimit(Resource::Core);
+        // Not zero where that may be, so that the test can tell.
+        let inherited = Rlimit { current: before.maximum, ..before };
+        setrlimit(Resource::Core, inherited).unwrap();
+        lower_core_limit();
+        let lowered = Rlimit { current: Some(0), ..before };
+        assert_eq!(getrlimit(Resource::Core), lowered);
+        assert_eq!(with_core_limit(|| getrlimit(Resource::Core)), inherited);
+        assert_eq!(getrlimit(Resource::Core), lowered);
     }
 }

@@ -1,10 +1,12 @@
 //! What is wanted: parsed and checked once, wholly, before any I/O.
 //!
-//! Every door turns its own syntax into these types: the config file does it in [`Config::parse`].
+//! Every door turns its own syntax into these types: the config file does it in [`Config::parse`],
+//! an environment in [`from_environment`].
 //! Past this module nothing is optional that need not be: inherited settings are resolved, and every
 //! name, reference, mode and selector is valid.
 
 mod config;
+mod environment;
 mod reference;
 mod yaml;
 
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 pub use coffer_runtime::aws::RoleStep;
 pub use config::{Config, ConfigError, Problem, RateLimits, Reader};
+pub use environment::{EnvName, EnvNameError, EnvProblem, EnvSpec, EnvironmentError, from_environment};
 pub use reference::{ParameterRef, ParameterVersion, PathRef, Reference, ReferenceError, SecretRef, SecretVersion};
 pub use yaml::Place;
 
