@@ -170,6 +170,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn listening_can_be_a_task_of_its_own() {
+        fn spawnable<T: Send>(_: &T) {}
+        let _ =
+            |spec: PushSpec, aws: Aws, credentials: Credentials, calls: Arc<dyn CallObserver>, status: PushHandle| {
+                spawnable(&listen(spec, aws, "eu-west-1", credentials, calls, status, drop));
+            };
+    }
+
+    #[test]
     fn backoff_doubles_to_a_minute_and_is_spread_over_all_of_it() {
         let longest: Vec<u64> = (1..=8).map(|failures| backoff(failures, 1.0).as_secs()).collect();
         assert_eq!(longest, [1, 2, 4, 8, 16, 32, 60, 60]);

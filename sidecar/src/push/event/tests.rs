@@ -2,16 +2,17 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::spec::Reference;
 
 const ARN: &str = "arn:aws:secretsmanager:us-west-2:123456789012:secret:prod/db-a1b2c3";
 const PARAMETER_ARN: &str = "arn:aws:ssm:us-west-2:123456789012:parameter/prod/level";
 
 /// An event with the fields that EventBridge gives to all.
-fn event(source: &str, detail_type: &str, resources: &[&str], detail: Value) -> String {
+fn event(source: &str, detail_type: &str, resources: &[&str], detail: impl Into<Value>) -> String {
     json!({
         "version": "0", "id": "6a7e8feb-b491-4cf7-a9f1-bf3703467718", "detail-type": detail_type, "source": source,
         "account": "123456789012", "time": "2026-02-06T16:43:48Z", "region": "us-west-2",
-        "resources": resources, "detail": detail,
+        "resources": resources, "detail": detail.into(),
     })
     .to_string()
 }
@@ -228,6 +229,23 @@ proptest! {
         let event = if sns { in_sns(&event) } else { event };
         let expected = change(secret(Some(&name), Some(&arn)), version.as_deref(), label.as_deref());
         prop_assert_eq!(parse(&event), Ok(vec![expected]));
+    }
+
+    #[test]
+    fn an_event_names_its_own_secret_however_that_is_referred_to(
+        name in "[a-zA-Z0-9/_+=.@-]{1,20}", suffix in "[A-Za-z0-9]{6}", sns: bool,
+    ) {
+        let partial = format!("arn:aws:secretsmanager:us-west-2:123456789012:secret:{name}");
+        let arn = format!("{partial}-{suffix}");
+        let detail = json!({"name": name, "labelUpdated": "AWSCURRENT"});
+        let event = event("aws.secretsmanager", "Secret Label Updated", &[&arn], detail);
+        let change = parse(&if sns { in_sns(&event) } else { event }).unwrap().remove(0);
+        for id in [&name, &partial, &arn] {
+            let reference: Reference = format!("secretsmanager:{id}").parse().unwrap();
+            prop_assert!(change.names(&reference, None, "us-west-2") && change.names(&reference, Some(&arn), ""));
+        }
+        let longer: Reference = format!("secretsmanager:{name}x").parse().unwrap();
+        prop_assert!(!change.names(&longer, None, "us-west-2"));
     }
 
     #[test]
