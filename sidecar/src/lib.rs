@@ -16,6 +16,7 @@ pub mod identity;
 pub mod journal;
 pub mod metrics;
 pub mod reload;
+pub mod push;
 pub mod render;
 pub mod schedule;
 pub mod source;

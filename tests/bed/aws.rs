@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http_body_util::Full;
 use hyper::{Request, Response, body::Bytes, header};
@@ -226,6 +226,60 @@ impl Aws {
         let mut answer = self.call(Service::ParameterStore, "DescribeParameters", request).await?;
         let found = answer["Parameters"].get_mut(0).map(Value::take);
         found.with_context(|| format!("there is no parameter {name}"))
+    }
+
+    /// Makes a queue: its URL.
+    pub async fn create_queue(&self, name: &str) -> Result<String> {
+        let answer = self.call(Service::Sqs, "CreateQueue", json!({"QueueName": name})).await?;
+        let url = answer["QueueUrl"].as_str().map(str::to_owned);
+        url.with_context(|| format!("no QueueUrl in {answer}"))
+    }
+
+    /// The ARN of a queue in this account.
+    pub fn queue_arn(&self, name: &str) -> String {
+        format!("arn:aws:sqs:{REGION}:{}:{name}", self.account)
+    }
+
+    /// Puts a message into a queue.
+    pub async fn send_message(&self, queue_url: &str, body: &str) -> Result<()> {
+        self.call(Service::Sqs, "SendMessage", json!({"QueueUrl": queue_url, "MessageBody": body})).await?;
+        Ok(())
+    }
+
+    /// How many messages a queue holds, those included that a reader has and did not delete yet.
+    pub async fn messages_in(&self, queue_url: &str) -> Result<u64> {
+        let counts = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
+        let request = json!({"QueueUrl": queue_url, "AttributeNames": counts});
+        let answer = self.call(Service::Sqs, "GetQueueAttributes", request).await?;
+        counts.into_iter().try_fold(0, |sum, count| {
+            let number = answer["Attributes"][count].as_str().with_context(|| format!("no {count} in {answer}"))?;
+            Ok(sum + number.parse::<u64>()?)
+        })
+    }
+
+    /// Deletes a queue and all that it holds.
+    pub async fn delete_queue(&self, queue_url: &str) -> Result<()> {
+        self.call(Service::Sqs, "DeleteQueue", json!({"QueueUrl": queue_url})).await?;
+        Ok(())
+    }
+
+    /// Sends the events that match a pattern to a queue from now on.
+    pub async fn route_events(&self, rule: &str, pattern: &Value, queue_arn: &str) -> Result<()> {
+        let request = json!({"Name": rule, "EventPattern": pattern.to_string(), "State": "ENABLED"});
+        self.call(Service::EventBridge, "PutRule", request).await?;
+        let request = json!({"Rule": rule, "Targets": [{"Id": "queue", "Arn": queue_arn}]});
+        let answer = self.call(Service::EventBridge, "PutTargets", request).await?;
+        ensure!(answer["FailedEntryCount"].as_u64().unwrap_or_default() == 0, "PutTargets: {answer}");
+        Ok(())
+    }
+
+    /// Puts an event on the default bus, as a service of AWS does.
+    pub async fn put_event(&self, source: &str, detail_type: &str, resource: &str, detail: &Value) -> Result<()> {
+        let detail = detail.to_string();
+        let entry = json!({"Source": source, "DetailType": detail_type, "Resources": [resource], "Detail": detail});
+        let answer = self.call(Service::EventBridge, "PutEvents", json!({"Entries": [entry]})).await?;
+        ensure!(answer["FailedEntryCount"] == 0, "PutEvents: {answer}");
+        Ok(())
     }
 
     /// Calls an operation of a service that speaks JSON: its answer.

@@ -162,6 +162,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn events_reach_a_queue() {
+        let aws = Aws::new(LocalStack::shared().await.unwrap().url());
+        let queue = aws.create_queue("news").await.unwrap();
+        let pattern = json!({"source": ["aws.secretsmanager", "aws.ssm"]});
+        aws.route_events("news", &pattern, &aws.queue_arn("news")).await.unwrap();
+        let detail = json!({"name": "prod/db"});
+        aws.put_event("aws.secretsmanager", "Secret Label Updated", "arn:x", &detail).await.unwrap();
+        aws.put_event("aws.ec2", "EC2 Instance State-change Notification", "arn:x", &detail).await.unwrap();
+        // Parameter Store puts its own on the bus; Secrets Manager, here, does not.
+        aws.put_parameter("/app/level", ParameterType::String, "info").await.unwrap();
+        aws.create_secret("prod/db", "one").await.unwrap();
+        let held = eventually(READY_WITHIN, async || {
+            let held = aws.messages_in(&queue).await?;
+            ensure!(held == 2, "the queue holds {held} messages");
+            Ok(())
+        });
+        held.await.unwrap();
+        let received = aws.call(Service::Sqs, "ReceiveMessage", json!({"QueueUrl": queue, "MaxNumberOfMessages": 10}));
+        let received = received.await.unwrap().to_string();
+        assert!(received.contains("Secret Label Updated") || received.contains("Parameter Store Change"), "{received}");
+        aws.send_message(&queue, "by hand").await.unwrap();
+        assert_eq!(aws.messages_in(&queue).await.unwrap(), 3);
+        aws.delete_queue(&queue).await.unwrap();
+        assert!(aws.messages_in(&queue).await.is_err());
+    }
+
+    #[tokio::test]
     async fn the_way_through_the_proxy_is_logged() {
         let localstack = LocalStack::shared().await.unwrap();
         let aws = Aws::new(localstack.url());

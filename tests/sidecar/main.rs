@@ -13,6 +13,7 @@ mod mistakes;
 mod ops;
 mod permission;
 mod publish;
+mod push;
 mod refresh;
 mod reload;
 mod repair;

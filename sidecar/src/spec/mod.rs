@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use coffer_runtime::aws::RoleStep;
-pub use config::{Config, ConfigError, Problem, RateLimits, Reader};
 pub use environment::{EnvName, EnvNameError, EnvProblem, EnvSpec, EnvironmentError, from_environment};
+pub use config::{Config, ConfigError, Problem, PushSpec, QueueUrl, RateLimits, Reader};
 pub use reference::{ParameterRef, ParameterVersion, PathRef, Reference, ReferenceError, SecretRef, SecretVersion};
 pub use yaml::Place;
 

@@ -2,6 +2,7 @@
 
 mod fields;
 mod inherited;
+mod push;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use self::fields::{Fields, Problems, address, duration, list};
 use self::inherited::{Inherited, inherited};
+use self::push::push;
+pub use self::push::{PushSpec, QueueUrl};
 use self::volume::read_volume;
 use super::yaml::{self, Kind, Node};
 use super::{Place, VolumeSpec};
@@ -33,6 +36,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How fast AWS may be asked.
     pub rate_limits: RateLimits,
+    /// Where the news of changes comes from, if it does.
+    pub push: Option<PushSpec>,
     /// The volumes; at least one.
     pub volumes: Vec<VolumeSpec>,
 }
@@ -132,6 +137,7 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
         top.take("refresh").and_then(|node| duration(&node, "refresh", REFRESH, problems)).unwrap_or(DEFAULT_REFRESH);
     let listen = top.take("listen").and_then(|node| address(&node, "listen", problems)).unwrap_or(DEFAULT_LISTEN);
     let rate_limits = top.take("rate_limits").and_then(|node| rate_limits(node, problems)).unwrap_or_default();
+    let push = top.take("push").and_then(|node| push(node, problems));
     let Some(volumes) = top.take("volumes") else {
         problems.add(place, "there is no `volumes:`; add at least one volume with a `path` and `files`");
         return None;
@@ -159,10 +165,11 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
         read.push((place, volume));
     }
     let volumes = read.into_iter().map(|(_, volume)| volume).collect();
-    Some(Config { region: inherited.region, listen, rate_limits, volumes })
+    Some(Config { region: inherited.region, listen, rate_limits, push, volumes })
 }
 
-const TOP_KEYS: &[&str] = &["region", "role_arn", "external_id", "mode", "refresh", "listen", "rate_limits", "volumes"];
+const TOP_KEYS: &[&str] =
+    &["region", "role_arn", "external_id", "mode", "refresh", "listen", "rate_limits", "push", "volumes"];
 
 fn rate_limits(node: Node, problems: &mut Problems) -> Option<RateLimits> {
     let mut fields = Fields::of(node, "`rate_limits`", &["secretsmanager", "parameterstore"], problems)?;
