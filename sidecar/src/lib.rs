@@ -14,6 +14,7 @@ pub mod file;
 pub mod identity;
 pub mod journal;
 pub mod metrics;
+pub mod notify;
 pub mod render;
 pub mod schedule;
 pub mod source;

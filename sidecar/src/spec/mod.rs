@@ -5,6 +5,7 @@
 //! name, reference, mode and selector is valid.
 
 mod config;
+mod on_change;
 mod reference;
 mod yaml;
 
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 pub use coffer_runtime::aws::RoleStep;
 pub use config::{Config, ConfigError, Problem, RateLimits};
+pub use on_change::{
+    Action, Hook, HookError, Means, OnChange, ProcessName, ProcessNameError, Recipient, Signal, SignalError,
+};
 pub use reference::{ParameterRef, ParameterVersion, PathRef, Reference, ReferenceError, SecretRef, SecretVersion};
 pub use yaml::Place;
 

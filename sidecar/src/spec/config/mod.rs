@@ -2,6 +2,7 @@
 
 mod fields;
 mod inherited;
+mod on_change;
 #[cfg(test)]
 mod tests;
 mod volume;
