@@ -70,7 +70,10 @@ mod tests {
         counters.add(Path::new("/v"), "touch /a");
         counters.count(Path::new("/v"), "touch /a", false);
         let text = shown();
-        assert!(text.contains("coffer_notifications_total{volume=\"/v\",action=\"touch /a\",result=\"ok\"} 0\n"), "{text}");
+        assert!(
+            text.contains("coffer_notifications_total{volume=\"/v\",action=\"touch /a\",result=\"ok\"} 0\n"),
+            "{text}"
+        );
         assert!(text.contains("{volume=\"/v\",action=\"touch /a\",result=\"failed\"} 1\n"), "{text}");
         counters.remove(Path::new("/v"), "touch /a");
         assert!(!shown().contains("touch"), "{}", shown());

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::message::Message;
 
@@ -19,6 +19,9 @@ const TAIL: usize = 4096;
 /// How long output is read on after the command has ended: what it left running in the background
 /// may hold the pipe for ever.
 const LATE_OUTPUT: Duration = Duration::from_millis(100);
+
+/// How long a killed group may take to be gone.
+const BURIAL: Duration = Duration::from_secs(1);
 
 /// Why a command did not tell the application. Never holds its output, which may quote anything.
 #[derive(Debug, thiserror::Error)]
@@ -143,16 +146,28 @@ impl Group {
         self.group = None;
     }
 
+    /// Kills the whole group, and leaves no zombie.
     async fn kill(&mut self) {
         self.signal();
-        // No zombie stays.
         let _ = self.process.wait().await;
-        self.group = None;
+        if let Some(group) = self.group.take() {
+            let _ = timeout(BURIAL, bury(group)).await;
+        }
     }
 
     fn signal(&self) {
         if let Some(group) = self.group {
             let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// Waits for what is left of a group. As PID 1 of a container this process is given the children of
+/// a killed one; elsewhere init is, and there is nothing to wait for.
+async fn bury(group: Pid) {
+    while let Ok(buried) = waitpgid(group, WaitOptions::NOHANG) {
+        if buried.is_none() {
+            sleep(Duration::from_millis(10)).await;
         }
     }
 }
@@ -243,12 +258,7 @@ mod tests {
         run_program(Path::new("/bin/sh"), &["-c".to_owned(), script.to_owned()], limit, listen).await
     }
 
-    async fn run_program(
-        program: &Path,
-        arguments: &[String],
-        limit: Duration,
-        listen: bool,
-    ) -> Result<(), String> {
+    async fn run_program(program: &Path, arguments: &[String], limit: Duration, listen: bool) -> Result<(), String> {
         let swap = Swap { first: false, files: Vec::new(), changed: Default::default() };
         let changed = ["a", "b c"].map(|name| FileName::new(name).unwrap()).into();
         let batch = Batch { swaps: 2, changed };
@@ -260,7 +270,8 @@ mod tests {
     async fn a_command_gets_its_environment_and_nothing_else_of_ours() {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("env").display().to_string();
-        let script = format!("/usr/bin/env -0 > {to}.new; pwd > {to}.pwd; ls -l /proc/self/fd/ > {to}.fd; mv {to}.new {to}");
+        let script =
+            format!("/usr/bin/env -0 > {to}.new; pwd > {to}.pwd; ls -l /proc/self/fd/ > {to}.fd; mv {to}.new {to}");
         assert_eq!(sh(&script, LIMIT, false).await, Ok(()));
         let env = fs::read_to_string(&to).unwrap();
         let env: Vec<&str> = env.split_terminator('\0').collect();
@@ -311,6 +322,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_hangs_is_killed_with_all_its_children() {
+        // As PID 1 would, this process is given the children that lose their parent.
+        rustix::process::set_child_subreaper(Pid::from_raw(1)).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let pids = dir.path().join("pids");
         let script = format!("sleep 1000 & echo $$ $! > {}; wait", pids.display());
@@ -320,7 +333,7 @@ mod tests {
             "/bin/sh was still running after 300ms and was killed; raise `timeout`"
         );
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-        assert_gone(&pids).await;
+        assert_gone(&pids, true).await;
     }
 
     #[tokio::test]
@@ -329,21 +342,20 @@ mod tests {
         let pids = dir.path().join("pids");
         let script = format!("sleep 1000 & echo $$ $! > {}; wait", pids.display());
         let _ = timeout(Duration::from_millis(300), sh(&script, LIMIT, false)).await;
-        assert_gone(&pids).await;
+        assert_gone(&pids, false).await;
     }
 
-    /// Our child is gone without a trace; its own child belongs to init, which may take a moment.
-    async fn assert_gone(pids: &Path) {
+    /// Nothing is left of the two processes but zombies that others have to wait for; of the first,
+    /// and of both if they were `buried`, not even that.
+    async fn assert_gone(pids: &Path, buried: bool) {
         let text = fs::read_to_string(pids).unwrap();
-        let pids: Vec<&str> = text.split_whitespace().collect();
-        assert_eq!(pids.len(), 2);
+        let [leader, child] = text.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{text}") };
+        let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let gone = || stat(leader).is_empty() && (stat(child).is_empty() || (!buried && stat(child).contains(" Z ")));
         let until = Instant::now() + Duration::from_secs(5);
-        let state = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        while pids[..1].iter().any(|pid| !state(pid).is_empty())
-            || pids.iter().any(|pid| !state(pid).is_empty() && !state(pid).contains(" Z "))
-        {
-            assert!(Instant::now() < until, "{:?}", pids.iter().map(state).collect::<Vec<_>>());
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        while !gone() {
+            assert!(Instant::now() < until, "{} {}", stat(leader), stat(child));
+            sleep(Duration::from_millis(10)).await;
         }
     }
 

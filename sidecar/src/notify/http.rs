@@ -73,9 +73,16 @@ fn request(hook: &Hook, body: Vec<u8>) -> Request<Full<Bytes>> {
 }
 
 async fn connect(hook: &Hook) -> Result<TcpStream, HttpError> {
-    let addresses = hook.addresses();
-    let connected = TcpStream::connect(&addresses[..]).await;
-    connected.map_err(|source| HttpError::Connect { authority: hook.authority(), source })
+    let mut first_error = None;
+    for address in hook.addresses() {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            // Where IPv6 is switched off, its error would hide that of 127.0.0.1.
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    let source = first_error.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into());
+    Err(HttpError::Connect { authority: hook.authority(), source })
 }
 
 async fn exchange(hook: &Hook, stream: TcpStream, request: Request<Full<Bytes>>) -> Result<StatusCode, HttpError> {
@@ -169,7 +176,10 @@ mod tests {
     #[tokio::test]
     async fn only_2xx_counts_and_no_error_shows_query_or_answer() {
         for (status, told_of) in [
-            ("302 Found\r\nlocation: http://127.0.0.1/x", "302 Found, and redirects are not followed; write the address it leads to"),
+            (
+                "302 Found\r\nlocation: http://127.0.0.1/x",
+                "302 Found, and redirects are not followed; write the address it leads to",
+            ),
             ("404 Not Found", "404 Not Found; a hook that was told answers 200 or another 2xx"),
             ("500 Internal Server Error", "500 Internal Server Error; a hook that was told answers 200 or another 2xx"),
         ] {
@@ -209,7 +219,8 @@ mod tests {
         let authority = listener.local_addr().unwrap().to_string();
         drop(listener);
         let hook: Hook = format!("http://{authority}").parse().unwrap();
-        let (swap, batch) = (Swap { first: false, files: Vec::new(), changed: Default::default() }, Batch::default());
+        let swap = Swap { first: false, files: Vec::new(), changed: Default::default() };
+        let batch = Batch::default();
         let error = post(&hook, LIMIT, &Message::new(Path::new("/v"), &swap, &batch)).await.unwrap_err().to_string();
         assert_eq!(
             error,

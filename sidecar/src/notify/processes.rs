@@ -144,9 +144,9 @@ mod tests {
         assert!(!script.is_called(&name("python")) && !script.is_called(&name("main")));
         let long = process(7, 1, "a-name-of-sixte", "a-name-of-sixteen");
         assert!(long.is_called(&name("a-name-of-sixteen")) && long.is_called(&name("a-name-of-sixte")));
-        assert!(!long.is_called(&name("a-name-of-sixties")));
-        assert!(process(7, 1, "a-name-of-sixte", "title").is_called(&name("a-name-of-sixties")));
-        assert!(!process(7, 1, "a-name", "title").is_called(&name("a-name-of-sixties")));
+        assert!(!long.is_called(&name("a-name-of-sixteeners")));
+        assert!(process(7, 1, "a-name-of-sixte", "title").is_called(&name("a-name-of-sixteeners")));
+        assert!(!process(7, 1, "a-name", "title").is_called(&name("a-name-of-sixteeners")));
     }
 
     #[test]
@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn a_container_of_its_own_is_told_from_a_shared_one() {
-        let of = |own, all: &[(u32, u32)]| processes(own, all.iter().map(|(id, up)| process(*id, *up, "x", "x"))).alone();
+        let of =
+            |own, all: &[(u32, u32)]| processes(own, all.iter().map(|(id, up)| process(*id, *up, "x", "x"))).alone();
         assert!(of(1, &[(1, 0)]));
         assert!(of(1, &[(1, 0), (9, 0), (10, 9)]), "somebody looked in with kubectl exec");
         assert!(of(7, &[(1, 0), (7, 1), (8, 7), (9, 8)]), "an init above, a command below");

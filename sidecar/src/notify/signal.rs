@@ -31,8 +31,8 @@ pub(super) enum DeliveryError {
     NotANumber { path: PathBuf },
     /// The pid file is of another PID namespace.
     #[error(
-        "the pid file {path} says {id}, which is coffer's own process here: it was written in a container that does not \
-         share its processes; set `shareProcessNamespace: true` on the pod"
+        "the pid file {path} says {id}, which here is coffer or what started it: it was written in a container that does \
+         not share its processes; set `shareProcessNamespace: true` on the pod"
     )]
     Ourselves { path: PathBuf, id: u32 },
     /// There is no such process.
@@ -74,7 +74,9 @@ fn why_nobody(name: &ProcessName, seen: Option<usize>, near: Option<&str>) -> St
 fn why_forbidden(own: u32, its: Option<u32>) -> String {
     match its {
         Some(its) if its == own => {
-            format!("both run as uid {own}, so a seccomp profile or a security module forbids it, or it runs in another user namespace")
+            format!(
+                "both run as uid {own}, so a seccomp profile or a security module forbids it, or it runs in another user namespace"
+            )
         }
         its => {
             let its = its.map_or("another uid".to_owned(), |uid| format!("uid {uid}"));
@@ -101,17 +103,17 @@ fn to_pid_file(signal: Signal, path: &Path) -> Result<(), DeliveryError> {
     if processes.is_ours(raw) {
         return Err(DeliveryError::Ourselves { path: path.to_owned(), id: raw });
     }
-    let still = || read_pid_file(path).is_ok_and(|now| now == id) && !is_zombie(raw, &processes);
+    let still = || read_pid_file(path).is_ok_and(|now| now == id) && !has_ended(raw);
     send(signal, id, still).map_err(|errno| match errno {
         Errno::SRCH => DeliveryError::Gone { path: path.to_owned(), id: raw, alone: processes.alone() },
         errno => refused(raw, errno),
     })
 }
 
-/// A process that has ended takes any signal and does nothing.
-fn is_zombie(id: u32, seen: &Processes) -> bool {
-    // What /proc hides is not known to have ended.
-    seen.len() > 0 && Process::read(id).is_none() && Path::new(&format!("/proc/{id}/stat")).exists()
+/// Whether a process has ended and nobody has waited for it: it takes any signal and does nothing.
+/// What /proc hides is not known to have ended.
+fn has_ended(id: u32) -> bool {
+    Process::read(id).is_none() && Path::new(&format!("/proc/{id}/stat")).exists()
 }
 
 fn to_name(signal: Signal, name: &ProcessName) -> Result<(), DeliveryError> {
@@ -272,7 +274,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let shown = path.display();
-        let tell = || tell("KILL", Recipient::PidFile(path.clone())).unwrap_err();
+        let tell = || tell("CONT", Recipient::PidFile(path.clone())).unwrap_err();
         assert_eq!(
             tell(),
             format!(
@@ -280,7 +282,9 @@ mod tests {
                  container mounts too"
             )
         );
-        let wrong = format!("the pid file {shown} does not hold a process number and nothing else; name the file that holds one");
+        let wrong = format!(
+            "the pid file {shown} does not hold a process number and nothing else; name the file that holds one"
+        );
         for text in ["", "0", "-1", "+7", "1 2", "hunter2", "99999999999", "7\n8", "0x7", &"1".repeat(100)] {
             fs::write(&path, text).unwrap();
             assert_eq!(tell(), wrong, "{text:?}");
@@ -296,7 +300,7 @@ mod tests {
             assert_eq!(
                 tell(),
                 format!(
-                    "the pid file {shown} says {id}, which is coffer's own process here: it was written in a container \
+                    "the pid file {shown} says {id}, which here is coffer or what started it: it was written in a container \
                      that does not share its processes; set `shareProcessNamespace: true` on the pod"
                 )
             );

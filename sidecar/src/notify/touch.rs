@@ -41,7 +41,8 @@ pub(super) fn touch(path: &Path) -> Result<(), TouchError> {
         Errno::ISDIR | Errno::NXIO => TouchError::NotAFile { path: path.to_owned() },
         errno => TouchError::Io { path: path.to_owned(), source: errno.into() },
     };
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = openat(CWD, path, flags, Mode::from_raw_mode(MODE)).map_err(failed)?;
     if FileType::from_raw_mode(fstat(&file).map_err(failed)?.st_mode) != FileType::RegularFile {
         return Err(TouchError::NotAFile { path: path.to_owned() });
@@ -75,7 +76,8 @@ mod tests {
     fn neither_follows_a_link_nor_makes_a_directory() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let error = |path: PathBuf| touch(&path).unwrap_err().to_string().replace(&dir.path().display().to_string(), "");
+        let error =
+            |path: PathBuf| touch(&path).unwrap_err().to_string().replace(&dir.path().display().to_string(), "");
         std::os::unix::fs::symlink(at("target"), at("link")).unwrap();
         assert_eq!(
             error(at("link")),

@@ -401,7 +401,9 @@ mod tests {
             let expected: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
             assert_eq!(hook.addresses(), expected);
         }
-        for host in ["10.0.0.1", "example.org", "localhost.evil.org", "0.0.0.0", "[::]", "127.1", "[::ffff:127.0.0.1]", ""] {
+        for host in
+            ["10.0.0.1", "example.org", "localhost.evil.org", "0.0.0.0", "[::]", "127.1", "[::ffff:127.0.0.1]", ""]
+        {
             assert_eq!(
                 hook(&format!("http://{host}:8080/")).unwrap_err(),
                 format!(
@@ -417,14 +419,26 @@ mod tests {
         for (text, expected) in [
             ("https://127.0.0.1/", "this is told on loopback only, where TLS protects nothing; write `http://`"),
             ("127.0.0.1:8080/", "this is no address; write one such as `http://127.0.0.1:8080/-/reload`"),
-            ("http://me:hunter2@127.0.0.1/", "a user name or password in an address ends up in logs of others; remove all up to the `@`"),
+            (
+                "http://me:hunter2@127.0.0.1/",
+                "a user name or password in an address ends up in logs of others; remove all up to the `@`",
+            ),
             ("http://127.0.0.1:0/", "`0` is no port; write a number from 1 to 65535, as in `http://127.0.0.1:8080/`"),
-            ("http://127.0.0.1:+80/", "`+80` is no port; write a number from 1 to 65535, as in `http://127.0.0.1:8080/`"),
+            (
+                "http://127.0.0.1:+80/",
+                "`+80` is no port; write a number from 1 to 65535, as in `http://127.0.0.1:8080/`",
+            ),
             ("http://127.0.0.1:/", "`` is no port; write a number from 1 to 65535, as in `http://127.0.0.1:8080/`"),
             ("http://127.0.0.1/#a", "a server never sees what follows a `#`; remove it"),
             ("http://127.0.0.1/a b", "' ' may not stand in an address; write it as `%` and two hexadecimal digits"),
-            ("http://127.0.0.1/a\r\nx", "'\\r' may not stand in an address; write it as `%` and two hexadecimal digits"),
-            ("http://127.0.0.1/a%2", "`%` in an address stands before two hexadecimal digits; write `%25` for the sign itself"),
+            (
+                "http://127.0.0.1/a\r\nx",
+                "'\\r' may not stand in an address; write it as `%` and two hexadecimal digits",
+            ),
+            (
+                "http://127.0.0.1/a%2",
+                "`%` in an address stands before two hexadecimal digits; write `%25` for the sign itself",
+            ),
         ] {
             assert_eq!(hook(text).unwrap_err(), expected, "{text}");
         }

@@ -2,6 +2,7 @@
 
 mod fields;
 mod inherited;
+#[allow(dead_code, reason = "not a key of a volume yet")]
 mod on_change;
 #[cfg(test)]
 mod tests;

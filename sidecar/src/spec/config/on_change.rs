@@ -265,7 +265,10 @@ mod tests {
             .collect();
         assert_eq!(timeouts, [5, 2, 30, 60]);
         let Means::Exec { program, arguments, .. } = &read.actions[4].means else { panic!("{read:?}") };
-        assert_eq!((program.as_path(), &arguments[..]), (Path::new("/usr/sbin/nginx"), &["-s", "reload", "7"].map(str::to_owned)[..]));
+        assert_eq!(
+            (program.as_path(), &arguments[..]),
+            (Path::new("/usr/sbin/nginx"), &["-s", "reload", "7"].map(str::to_owned)[..])
+        );
     }
 
     #[test]
@@ -277,35 +280,83 @@ mod tests {
     fn names_place_and_fix_of_every_kind_of_mistake() {
         for (text, expected) in [
             ("http: http://127.0.0.1/", "1:1: `on_change` takes a list (each entry starts with `- `), not a mapping"),
-            ("- 7", "1:3: an action is a mapping of keys to values, not a number; write `key: value` lines; known are http, signal, exec, touch, timeout, process, pid_file, first"),
+            (
+                "- 7",
+                "1:3: an action is a mapping of keys to values, not a number; write `key: value` lines; known are http, signal, exec, touch, timeout, process, pid_file, first",
+            ),
             ("- tuch", "1:3: `tuch` is not an action; write it as `touch: /run/reload`"),
-            ("- htpp: http://127.0.0.1/", "1:3: unknown key `htpp` in an action; did you mean `http`?\n1:3: this action tells nobody; add one of http, signal, exec, touch"),
-            ("- {signal: HUP, proces: nginx}", "1:17: unknown key `proces` in an action; did you mean `process`?\n1:12: this signal goes to nobody; add `process` with the name of its program, or `pid_file` with the path of a file"),
+            (
+                "- htpp: http://127.0.0.1/",
+                "1:3: unknown key `htpp` in an action; did you mean `http`?\n1:3: this action tells nobody; add one of http, signal, exec, touch",
+            ),
+            (
+                "- {signal: HUP, proces: nginx}",
+                "1:17: unknown key `proces` in an action; did you mean `process`?\n1:12: this signal goes to nobody; add `process` with the name of its program, or `pid_file` with the path of a file",
+            ),
             ("- first: true", "1:3: this action tells nobody; add one of http, signal, exec, touch"),
             ("- http:", "1:3: this action tells nobody; add one of http, signal, exec, touch"),
-            ("- {http: 'http://127.0.0.1/', exec: [/bin/true]}", "1:37: one action has both `http` and `exec`; make each an entry of its own"),
-            ("- {touch: /run/a, timeout: 5s}", "1:28: `timeout` belongs to `http` and `exec`, not to `touch`; remove it"),
+            (
+                "- {http: 'http://127.0.0.1/', exec: [/bin/true]}",
+                "1:37: one action has both `http` and `exec`; make each an entry of its own",
+            ),
+            (
+                "- {touch: /run/a, timeout: 5s}",
+                "1:28: `timeout` belongs to `http` and `exec`, not to `touch`; remove it",
+            ),
             ("- {exec: [/bin/true], process: a}", "1:32: `process` belongs to `signal`, not to `exec`; remove it"),
-            ("- {http: 'http://127.0.0.1/', pid_file: /run/a}", "1:41: `pid_file` belongs to `signal`, not to `http`; remove it"),
-            ("- http: http://10.0.0.1/", "1:9: `http`: `10.0.0.1` is not this host's loopback; use 127.0.0.1, [::1] or localhost: what listens there is in this pod"),
-            ("- {http: 'http://127.0.0.1/', timeout: 5}", "1:40: `timeout: 5` has no unit; write a number with a unit, such as `60s`, `5m` or `1h30m`"),
+            (
+                "- {http: 'http://127.0.0.1/', pid_file: /run/a}",
+                "1:41: `pid_file` belongs to `signal`, not to `http`; remove it",
+            ),
+            (
+                "- http: http://10.0.0.1/",
+                "1:9: `http`: `10.0.0.1` is not this host's loopback; use 127.0.0.1, [::1] or localhost: what listens there is in this pod",
+            ),
+            (
+                "- {http: 'http://127.0.0.1/', timeout: 5}",
+                "1:40: `timeout: 5` has no unit; write a number with a unit, such as `60s`, `5m` or `1h30m`",
+            ),
             ("- {http: 'http://127.0.0.1/', timeout: 1ms}", "1:40: `timeout` takes a time from 100ms to 10m"),
             ("- {http: 'http://127.0.0.1/', first: maybe}", "1:38: `first` takes `true` or `false`"),
-            ("- {signal: hup, process: a}", "1:12: `signal`: `hup` is no signal to tell an application by; did you mean `HUP`?"),
-            ("- {signal: 1, process: a}", "1:12: `signal`: `1` is no signal to tell an application by; known are HUP, INT, QUIT, KILL, USR1, USR2, ALRM, TERM, CONT, WINCH"),
-            ("- {signal: HUP, process: a, pid_file: /run/a}", "1:26: a signal goes to `pid_file` or to `process`, not to both; remove one of them"),
-            ("- {signal: HUP, process: /usr/sbin/nginx}", "1:26: `process`: a process is found by the name of its program, without the path; write `nginx`"),
-            ("- {signal: HUP, pid_file: nginx.pid}", "1:27: `pid_file: nginx.pid` is relative; write the absolute path of the file with the process's number"),
-            ("- exec: nginx -s reload", "1:9: `exec` takes a list, for no shell takes the command apart; write the program and its arguments as a list: `[nginx, -s, reload]`"),
+            (
+                "- {signal: hup, process: a}",
+                "1:12: `signal`: `hup` is no signal to tell an application by; did you mean `HUP`?",
+            ),
+            (
+                "- {signal: 1, process: a}",
+                "1:12: `signal`: `1` is no signal to tell an application by; known are HUP, INT, QUIT, KILL, USR1, USR2, ALRM, TERM, CONT, WINCH",
+            ),
+            (
+                "- {signal: HUP, process: a, pid_file: /run/a}",
+                "1:26: a signal goes to `pid_file` or to `process`, not to both; remove one of them",
+            ),
+            (
+                "- {signal: HUP, process: /usr/sbin/nginx}",
+                "1:26: `process`: a process is found by the name of its program, without the path; write `nginx`",
+            ),
+            (
+                "- {signal: HUP, pid_file: nginx.pid}",
+                "1:27: `pid_file: nginx.pid` is relative; write the absolute path of the file with the process's number",
+            ),
+            (
+                "- exec: nginx -s reload",
+                "1:9: `exec` takes a list, for no shell takes the command apart; write the program and its arguments as a list: `[nginx, -s, reload]`",
+            ),
             ("- exec: {a: b}", "1:9: `exec` takes a list, not a mapping; write `[/usr/sbin/nginx, -s, reload]`"),
             ("- exec: []", "1:9: `exec` is empty; write `[/usr/sbin/nginx, -s, reload]`"),
             ("- exec: [nginx, -s]", "1:10: `exec: nginx` is relative; write the absolute path of the program"),
-            ("- exec: [/bin/echo, true]", "1:21: an argument of `exec` is a text, not true or false; put it in quotes to pass it as it is written"),
+            (
+                "- exec: [/bin/echo, true]",
+                "1:21: an argument of `exec` is a text, not true or false; put it in quotes to pass it as it is written",
+            ),
             ("- exec: [/bin/echo, \"a\\0b\"]", "1:21: an argument may not hold a NUL character; remove it"),
             ("- touch: /run/", "1:10: `touch: /run/` is a directory; write the path of the file to touch"),
             ("- touch: /run/../a", "1:10: `touch: /run/../a` holds `..`; write the path without it"),
             ("- touch: \"/run/a\\nb\"", "1:10: `touch`: a path may not hold control characters"),
-            ("- touch: /run/a\n- {touch: /run/a, first: true}", "2:3: `touch /run/a` stands already in line 1; remove one of them"),
+            (
+                "- touch: /run/a\n- {touch: /run/a, first: true}",
+                "2:3: `touch /run/a` stands already in line 1; remove one of them",
+            ),
         ] {
             assert_eq!(read(text).unwrap_err(), expected, "{text}");
         }
