@@ -17,6 +17,7 @@ pub mod journal;
 pub mod metrics;
 pub mod reload;
 pub mod push;
+pub mod notify;
 pub mod render;
 pub mod schedule;
 pub mod source;

@@ -7,6 +7,7 @@
 
 mod config;
 mod environment;
+mod on_change;
 mod reference;
 mod yaml;
 
@@ -18,6 +19,9 @@ use std::time::Duration;
 pub use coffer_runtime::aws::RoleStep;
 pub use environment::{EnvName, EnvNameError, EnvProblem, EnvSpec, EnvironmentError, from_environment};
 pub use config::{Config, ConfigError, Problem, PushSpec, QueueUrl, RateLimits, Reader};
+pub use on_change::{
+    Action, Hook, HookError, Means, OnChange, ProcessName, ProcessNameError, Recipient, Signal, SignalError,
+};
 pub use reference::{ParameterRef, ParameterVersion, PathRef, Reference, ReferenceError, SecretRef, SecretVersion};
 pub use yaml::Place;
 

@@ -3,6 +3,7 @@
 mod fields;
 mod inherited;
 mod push;
+mod on_change;
 #[cfg(test)]
 mod tests;
 mod volume;
