@@ -8,6 +8,7 @@
 //!                       schedule ◄── status ◄────┘
 //! ```
 
+pub mod api;
 mod digest;
 pub mod engine;
 pub mod file;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use coffer_runtime::aws::RoleStep;
-pub use config::{Config, ConfigError, Problem, RateLimits};
+pub use config::{ApiSpec, Config, ConfigError, Problem, RateLimits};
 pub use reference::{ParameterRef, ParameterVersion, PathRef, Reference, ReferenceError, SecretRef, SecretVersion};
 pub use yaml::Place;
 

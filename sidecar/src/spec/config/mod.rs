@@ -1,5 +1,6 @@
 //! The config file: YAML in, [`Config`] out, or every mistake in it with its place and its fix.
 
+mod api;
 mod fields;
 mod inherited;
 #[cfg(test)]
@@ -12,6 +13,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+pub use self::api::ApiSpec;
+use self::api::api;
 use self::fields::{Fields, Problems, address, duration, list};
 use self::inherited::{Inherited, inherited};
 use self::volume::read_volume;
@@ -33,6 +36,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How fast AWS may be asked.
     pub rate_limits: RateLimits,
+    /// The loopback API; `None` where it is not wanted.
+    pub api: Option<ApiSpec>,
     /// The volumes; at least one.
     pub volumes: Vec<VolumeSpec>,
 }
@@ -115,6 +120,7 @@ fn read_config(root: Node, problems: &mut Problems) -> Option<Config> {
         top.take("refresh").and_then(|node| duration(&node, "refresh", REFRESH, problems)).unwrap_or(DEFAULT_REFRESH);
     let listen = top.take("listen").and_then(|node| address(&node, "listen", problems)).unwrap_or(DEFAULT_LISTEN);
     let rate_limits = top.take("rate_limits").and_then(|node| rate_limits(node, problems)).unwrap_or_default();
+    let api = top.take("api").and_then(|node| api(node, &inherited, listen, problems));
     let Some(volumes) = top.take("volumes") else {
         problems.add(place, "there is no `volumes:`; add at least one volume with a `path` and `files`");
         return None;
@@ -142,10 +148,11 @@ fn read_config(root: Node, problems: &mut Problems) -> Option<Config> {
         read.push((place, volume));
     }
     let volumes = read.into_iter().map(|(_, volume)| volume).collect();
-    Some(Config { region: inherited.region, listen, rate_limits, volumes })
+    Some(Config { region: inherited.region, listen, rate_limits, api, volumes })
 }
 
-const TOP_KEYS: &[&str] = &["region", "role_arn", "external_id", "mode", "refresh", "listen", "rate_limits", "volumes"];
+const TOP_KEYS: &[&str] =
+    &["region", "role_arn", "external_id", "mode", "refresh", "listen", "rate_limits", "api", "volumes"];
 
 fn rate_limits(node: Node, problems: &mut Problems) -> Option<RateLimits> {
     let mut fields = Fields::of(node, "`rate_limits`", &["secretsmanager", "parameterstore"], problems)?;
