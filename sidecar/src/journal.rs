@@ -18,6 +18,8 @@ pub enum Cause {
     Schedule,
     /// The last try failed.
     Retry,
+    /// An event said that it has changed.
+    Push,
     /// What was published was damaged or gone.
     Repair,
     /// The config changed.

@@ -8,6 +8,7 @@
 //!                       schedule ◄── status ◄────┘
 //! ```
 
+pub mod api;
 pub mod child;
 mod digest;
 pub mod engine;
@@ -15,9 +16,9 @@ pub mod file;
 pub mod identity;
 pub mod journal;
 pub mod metrics;
-pub mod reload;
-pub mod push;
 pub mod notify;
+pub mod push;
+pub mod reload;
 pub mod render;
 pub mod schedule;
 pub mod source;

@@ -7,6 +7,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::notify::ActionStatus;
+
 /// The state of a whole process, shared by those who write it and those who show it.
 #[derive(Clone, Debug, Default)]
 pub struct Status(Arc<Mutex<Inner>>);
@@ -14,6 +16,8 @@ pub struct Status(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     volumes: BTreeMap<PathBuf, VolumeStatus>,
+    /// What each volume's actions came to.
+    actions: BTreeMap<PathBuf, Vec<ActionStatus>>,
     /// The volumes that have to be published before the process is ready.
     expected: Vec<PathBuf>,
 }
@@ -37,6 +41,8 @@ pub struct VolumeStatus {
     pub next_look: Option<SystemTime>,
     /// Its references.
     pub references: Vec<ReferenceStatus>,
+    /// What its `on_change` came to.
+    pub on_change: Vec<ActionStatus>,
 }
 
 /// What is known of a reference.
@@ -100,15 +106,25 @@ impl State {
 }
 
 impl Status {
-    /// Replaces what is known of a volume.
+    /// Replaces what is known of a volume, but for its actions.
     pub fn set(&self, volume: VolumeStatus) {
         self.inner().volumes.insert(volume.path.clone(), volume);
+    }
+
+    /// Replaces what is known of a volume's actions.
+    pub fn set_actions(&self, volume: &Path, actions: Vec<ActionStatus>) {
+        self.inner().actions.insert(volume.to_owned(), actions);
     }
 
     /// Everything, in the order of the volumes' paths.
     #[must_use]
     pub fn volumes(&self) -> Vec<VolumeStatus> {
-        self.inner().volumes.values().cloned().collect()
+        let inner = self.inner();
+        let with_actions = |volume: &VolumeStatus| VolumeStatus {
+            on_change: inner.actions.get(&volume.path).cloned().unwrap_or_default(),
+            ..volume.clone()
+        };
+        inner.volumes.values().map(with_actions).collect()
     }
 
     /// From now on these volumes have to be published before the process is ready.
@@ -118,7 +134,9 @@ impl Status {
 
     /// Drops what is known of a volume that nobody keeps any more.
     pub fn forget(&self, volume: &Path) {
-        self.inner().volumes.remove(volume);
+        let mut inner = self.inner();
+        inner.volumes.remove(volume);
+        inner.actions.remove(volume);
     }
 
     /// Whether every expected volume has a full set; the error names the first that has none and
@@ -181,6 +199,7 @@ mod tests {
             obstacle: None,
             next_look: None,
             references: vec![reference],
+            on_change: Vec::new(),
         }
     }
 

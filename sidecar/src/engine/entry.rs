@@ -22,6 +22,15 @@ pub(super) struct Entry {
     pub(super) last_success: Option<SystemTime>,
     pub(super) trouble: Option<Trouble>,
     pub(super) due: SystemTime,
+    /// An event said that it has changed, and no look has seen that yet.
+    pub(super) pushed: Option<Pushed>,
+}
+
+/// What an event said of a reference.
+#[derive(Clone, Copy)]
+pub(super) struct Pushed {
+    /// How many looks may yet come to nothing: AWS may answer for a moment as it did before.
+    pub(super) looks: u8,
 }
 
 /// Failures in a row.
@@ -44,6 +53,7 @@ impl Entry {
             last_success: None,
             trouble: None,
             due: SystemTime::UNIX_EPOCH,
+            pushed: None,
         }
     }
 

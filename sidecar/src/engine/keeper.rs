@@ -11,13 +11,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::destination::Destination;
-use super::entry::{Entry, News};
+use super::entry::{Entry, News, Pushed};
 use super::recipe::{MakeError, can_be_carried, make, version_in_place};
-use super::round::{Failure, NOT_PUBLISHED, Round, Seen, Settled, digest, version};
+use super::round::{Failure, NOT_PUBLISHED, Round, Seen, Settled, arn, digest, version};
 use super::{Shared, StartError};
 use crate::digest::Key;
+use crate::file::FileName;
 use crate::journal::{Cause, Event, PublishedFile};
-use crate::render::RenderedSet;
+use crate::notify::{Notifier, Swap, SwappedFile};
+use crate::push::Change;
+use crate::render::{Origin, RenderedFile, RenderedSet};
 use crate::schedule::Schedule;
 use crate::source::{Answer, FetchError, Found, Question};
 use crate::spec::{Access, Reference, VolumeSpec, Wanted};
@@ -31,10 +34,20 @@ const SHARED_WITHIN: Duration = Duration::from_secs(1);
 /// How soon what failed on the way to AWS is looked at again, once another call got through.
 const HASTENED: Duration = Duration::from_secs(1);
 
+/// How often, and how much later, what an event named is looked at again when nothing has changed:
+/// the event may be there before the change is everywhere.
+const LOOKS_IN_VAIN: u8 = 1;
+const PUSHED_AGAIN: Duration = Duration::from_secs(3);
+
+/// How long an action that runs may go on when the process ends.
+const LAST_ACTIONS: Duration = Duration::from_millis(300);
+
 /// One volume and what is known of it.
 pub(super) struct Keeper {
     spec: VolumeSpec,
     destination: Box<dyn Destination>,
+    /// Tells the application; nothing where nobody is to be told.
+    notifier: Option<Notifier>,
     schedule: Schedule,
     shared: Shared,
     key: Key,
@@ -48,6 +61,8 @@ pub(super) struct Keeper {
 
 /// What a keeper that runs may be told to do.
 pub(super) enum Order {
+    /// Look at what these changes are about, from this moment on.
+    Look(Arc<[Change]>, SystemTime),
     /// Keep this specification from now on, of the same path, if its set can be published; the
     /// answer is why it cannot.
     Become(Box<VolumeSpec>, oneshot::Sender<Result<(), String>>),
@@ -64,6 +79,7 @@ impl Keeper {
         let key = Key::random().map_err(|errno| VolumeError::no_key(&spec.path, errno))?;
         let mut keeper = Self {
             entries: entries(&spec, &BTreeMap::new()),
+            notifier: notifier(&spec, &shared),
             schedule: Schedule::new(spec.refresh, shared.seed),
             spec,
             destination,
@@ -143,6 +159,7 @@ impl Keeper {
                 match order {
                     None if self.wait_for_look().is_zero() => self.refresh().await,
                     None => {}
+                    Some(Order::Look(changes, at)) => self.hurry(&changes, at),
                     Some(Order::Become(spec, done)) => {
                         // Whoever asked may have gone: the volume is as they wanted it all the same.
                         let _ = done.send(self.reform(*spec).await);
@@ -156,6 +173,9 @@ impl Keeper {
                 _ = shutdown.wait_for(|end| *end) => break,
             }
         }
+        if let Some(notifier) = self.notifier.take() {
+            notifier.close(LAST_ACTIONS).await;
+        }
         self.close();
     }
 
@@ -168,12 +188,15 @@ impl Keeper {
         }
         let damaged = !self.destination.intact();
         let retrying = due.iter().any(|wanted| self.entries[wanted].trouble.is_some());
-        let cause = match (damaged, retrying) {
-            (true, _) => Cause::Repair,
-            (_, true) => Cause::Retry,
+        let pushed = due.iter().any(|wanted| self.entries[wanted].pushed.is_some());
+        let cause = match (damaged, pushed, retrying) {
+            (true, ..) => Cause::Repair,
+            (_, true, _) => Cause::Push,
+            (.., true) => Cause::Retry,
             _ => Cause::Schedule,
         };
-        let since = if retrying { Instant::now() } else { Instant::now() - SHARED_WITHIN.min(self.spec.refresh / 4) };
+        let since =
+            if retrying || pushed { Instant::now() } else { Instant::now() - SHARED_WITHIN.min(self.spec.refresh / 4) };
         let mut round = self.look(due, true, since, cause).await;
         let mut settled = Settled::default();
         if damaged || !round.answers.is_empty() {
@@ -182,10 +205,41 @@ impl Keeper {
             self.complete &= self.destination.intact();
         }
         self.remember(&round, &settled, false);
+        self.look_again(&round);
         if !damaged && self.entries.values().all(|entry| entry.trouble.is_none()) {
             self.obstacle = None;
         }
         self.tell();
+    }
+
+    /// Has the next look at what `changes` are about come at `at`.
+    fn hurry(&mut self, changes: &[Change], at: SystemTime) {
+        for (wanted, entry) in &mut self.entries {
+            let seen = entry.seen.as_ref();
+            let region = wanted.access.region.as_deref().unwrap_or(self.shared.source.region());
+            let known = |change: &&Change| {
+                change.version.is_some() && change.version.as_ref() == seen.map(|seen| &seen.version)
+            };
+            let arn = seen.and_then(|seen| seen.arn.as_deref());
+            let news = |change: &&Change| change.names(&wanted.reference, arn, region);
+            if changes.iter().filter(|change| !known(change)).any(|change| news(&change)) {
+                entry.due = entry.due.min(at);
+                entry.pushed = Some(Pushed { looks: LOOKS_IN_VAIN });
+            }
+        }
+    }
+
+    /// What was pushed and has not changed is looked at once more.
+    fn look_again(&mut self, round: &Round) {
+        let soon = SystemTime::now() + PUSHED_AGAIN;
+        for wanted in round.unchanged.iter().chain(round.answers.keys()).chain(round.failed.keys()) {
+            let Some(entry) = self.entries.get_mut(wanted) else { continue };
+            let Some(Pushed { looks }) = entry.pushed.take() else { continue };
+            if looks > 0 && round.unchanged.contains(wanted) {
+                entry.pushed = Some(Pushed { looks: looks - 1 });
+                entry.due = entry.due.min(soon);
+            }
+        }
     }
 
     /// Takes over another specification, once its set is in place; else stays with the present one.
@@ -206,6 +260,10 @@ impl Keeper {
         let settled = self.settle(&round, Cause::Reload);
         if settled.published {
             self.remember(&round, &settled, false);
+            if self.spec.on_change != spec.on_change {
+                // What the old actions have not told yet is told by nobody: they are not wanted any more.
+                self.notifier = notifier(&self.spec, &self.shared);
+            }
             let now = SystemTime::now();
             for entry in self.entries.values_mut() {
                 entry.due = entry.due.min(self.schedule.after_success(now, None));
@@ -283,7 +341,7 @@ impl Keeper {
             }
             Ok(Found::Answer { answer, next_rotation }) => {
                 round.rotations.extend(next_rotation.map(|date| (wanted.clone(), date)));
-                let seen = Seen { version: version(&answer), digest: digest(&answer, &self.key) };
+                let seen = Seen { version: version(&answer), arn: arn(&answer), digest: digest(&answer, &self.key) };
                 let before = self.entries[&wanted].seen.as_ref();
                 let same = compare && before.is_some_and(|before| before.digest == seen.digest);
                 round.seen.insert(wanted.clone(), seen);
@@ -367,19 +425,12 @@ impl Keeper {
     }
 
     fn publish(&mut self, set: &RenderedSet, cause: Cause) -> bool {
+        let first = self.destination.published_at().is_none();
+        let before: BTreeMap<FileName, Origin> =
+            self.destination.origins().into_iter().map(|(name, origin)| (name.clone(), origin.clone())).collect();
         match self.destination.publish(set) {
             Ok(Outcome::Unchanged) => {}
-            Ok(Outcome::Published) => {
-                self.publishes += 1;
-                let files = set.iter().map(|(name, file)| PublishedFile {
-                    name: name.as_str(),
-                    from: &file.origin.recipe,
-                    version: &file.origin.version,
-                });
-                let event = Event::Publish { volume: self.path(), cause, files: files.collect() };
-                self.shared.journal.write(&event);
-                tracing::info!(volume = %self.path().display(), files = set.len(), "published");
-            }
+            Ok(Outcome::Published) => self.published(set, cause, first, &before),
             Err(error) => {
                 let text = error.to_string();
                 if self.obstacle.as_ref() != Some(&text) {
@@ -392,6 +443,40 @@ impl Keeper {
         self.obstacle = None;
         self.complete = true;
         true
+    }
+
+    /// Tells of a set that is in place.
+    fn published(&mut self, set: &RenderedSet, cause: Cause, first: bool, before: &BTreeMap<FileName, Origin>) {
+        self.publishes += 1;
+        let files = set.iter().map(|(name, file)| PublishedFile {
+            name: name.as_str(),
+            from: &file.origin.recipe,
+            version: &file.origin.version,
+        });
+        let event = Event::Publish { volume: self.path(), cause, files: files.collect() };
+        self.shared.journal.write(&event);
+        tracing::info!(volume = %self.path().display(), files = set.len(), "published");
+        if !first {
+            self.shared.rotated(self.path());
+        }
+        let Some(notifier) = &self.notifier else { return };
+        let files: Vec<_> = set
+            .iter()
+            .map(|(name, file)| SwappedFile {
+                name: name.clone(),
+                from: file.origin.recipe.clone(),
+                version: file.origin.version.clone(),
+            })
+            .collect();
+        let is_new = |name: &FileName, file: &RenderedFile| before.get(name) != Some(&file.origin);
+        let new = set.iter().filter(|(name, file)| is_new(name, file)).map(|(name, _)| name.clone());
+        let gone = before.keys().filter(|name| !files.iter().any(|file| file.name == **name)).cloned();
+        let mut changed: BTreeSet<FileName> = new.chain(gone).collect();
+        if changed.is_empty() {
+            // The same versions again, in place of what was damaged.
+            changed.extend(files.iter().map(|file| file.name.clone()));
+        }
+        notifier.swapped(Swap { first, files, changed });
     }
 
     /// Writes down what a round brought, and when to look again.
@@ -598,8 +683,16 @@ impl Keeper {
             obstacle: self.obstacle.clone(),
             next_look: self.entries.values().map(|entry| entry.due).min(),
             references: references.collect(),
+            on_change: Vec::new(),
         });
     }
+}
+
+fn notifier(spec: &VolumeSpec, shared: &Shared) -> Option<Notifier> {
+    let told = shared.told.as_ref().filter(|_| !spec.on_change.actions.is_empty())?;
+    let (status, path) = (shared.status.clone(), spec.path.clone());
+    let report = move |actions| status.set_actions(&path, actions);
+    Some(Notifier::start(&spec.path, spec.on_change.clone(), told.counters.clone(), report))
 }
 
 /// An entry for each reference of `spec`; what is `known` of it stays.

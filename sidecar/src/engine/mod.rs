@@ -7,9 +7,9 @@ mod recipe;
 mod round;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -19,6 +19,8 @@ use self::destination::Directory;
 pub use self::destination::{Destination, DestinationError, Handoff, Taker};
 use self::keeper::{Keeper, Order};
 use crate::journal::Journal;
+use crate::notify::{NotifyCounters, RotationProbe};
+use crate::push::Change;
 use crate::source::Source;
 use crate::spec::VolumeSpec;
 use crate::status::Status;
@@ -37,6 +39,25 @@ pub struct Shared {
     pub seed: u64,
     /// Take volumes that are not in memory: secrets will reach a disk.
     pub allow_disk: bool,
+    /// Who is told of new sets; nobody where the process does not stay.
+    pub told: Option<Told>,
+}
+
+/// Who is told of new sets.
+#[derive(Clone)]
+pub struct Told {
+    /// Counts what each volume's own actions came to.
+    pub counters: NotifyCounters,
+    /// The probe that fails once for each rotation.
+    pub probe: Arc<Mutex<RotationProbe>>,
+}
+
+impl Shared {
+    fn rotated(&self, volume: &Path) {
+        if let Some(told) = &self.told {
+            told.probe.lock().unwrap_or_else(PoisonError::into_inner).changed(volume);
+        }
+    }
 }
 
 /// Volumes, opened and locked, before or after their first set.
@@ -51,6 +72,7 @@ pub struct Orders(mpsc::Sender<Command>);
 
 /// What the engine is told by way of [`Orders`].
 enum Command {
+    Look(Arc<[Change]>, SystemTime),
     Reform(Vec<VolumeSpec>, Duration, oneshot::Sender<Result<(), ReformError>>),
 }
 
@@ -96,6 +118,14 @@ pub fn orders() -> (Orders, Inbox) {
 }
 
 impl Orders {
+    /// Has everything that these changes are about looked at after `delay`.
+    pub fn look(&self, changes: Vec<Change>, delay: Duration) {
+        let command = Command::Look(changes.into(), SystemTime::now() + delay);
+        let orders = self.0.clone();
+        // Never waits where it is called; a queue may be read on meanwhile.
+        tokio::spawn(async move { orders.send(command).await });
+    }
+
     /// Keeps these volumes from now on: those that are new once they are published (within `limit`),
     /// changed ones once their new set is in place, and what is missing no longer. Each volume for
     /// itself: one that fails stays as it was, and is named in the error.
@@ -169,9 +199,10 @@ impl Engine {
         loop {
             tokio::select! {
                 Some(ended) = running.tasks.join_next() => ended.map_err(|_| KeeperLost)?,
-                Some(Command::Reform(volumes, limit, done)) = inbox.0.recv() => {
-                    running.reform(volumes, limit, done, opened.clone());
-                }
+                Some(command) = inbox.0.recv() => match command {
+                    Command::Look(changes, at) => running.look(&changes, at),
+                    Command::Reform(volumes, limit, done) => running.reform(volumes, limit, done, opened.clone()),
+                },
                 Some(keeper) = new.recv() => running.keep(keeper),
                 _ = shutdown.wait_for(|end| *end) => break,
             }
@@ -209,6 +240,14 @@ impl Running {
         let (orders, inbox) = mpsc::channel(16);
         self.volumes.insert(keeper.path().to_owned(), orders);
         self.tasks.spawn(keeper.run(inbox, self.shutdown.clone()));
+    }
+
+    /// Passes news on to every volume.
+    fn look(&self, changes: &Arc<[Change]>, at: SystemTime) {
+        for orders in self.volumes.values().cloned() {
+            let changes = Arc::clone(changes);
+            tokio::spawn(async move { orders.send(Order::Look(changes, at)).await });
+        }
     }
 
     /// Hands each volume what is to become of it; `done` hears when all have answered. New ones come

@@ -19,6 +19,8 @@ pub(super) const NOT_PUBLISHED: &str = "NotPublished";
 #[derive(Clone)]
 pub(super) struct Seen {
     pub(super) version: String,
+    /// The ARN, where AWS told it and it is one: events name ARNs, and references may be names.
+    pub(super) arn: Option<String>,
     pub(super) digest: Digest,
 }
 
@@ -82,6 +84,13 @@ pub(super) fn version(answer: &Answer) -> String {
     match answer {
         Answer::One(fetched) => fetched.version.clone(),
         Answer::Tree(parameters) => format!("{} parameters", parameters.len()),
+    }
+}
+
+pub(super) fn arn(answer: &Answer) -> Option<String> {
+    match answer {
+        Answer::One(fetched) => fetched.arn.clone(),
+        Answer::Tree(_) => None,
     }
 }
 

@@ -10,7 +10,7 @@ use aws_types::request_id::RequestId;
 use coffer_runtime::Secret;
 use coffer_runtime::aws::{AwsError, Class, UserAgent};
 
-use super::{Answer, Fetched};
+use super::{Answer, Fetched, SecretQuery, WholeSecret};
 use crate::render::Value;
 use crate::spec::{ParameterRef, ParameterVersion, PathRef, SecretRef, SecretVersion};
 
@@ -98,6 +98,24 @@ impl Clients {
         let value =
             value(action::GET_SECRET, answer.secret_string, answer.secret_binary.map(|blob| blob.into_inner()))?;
         Ok((Fetched { value, version, arn: answer.arn, request_id: request_id.clone() }, request_id))
+    }
+
+    /// Everything that GetSecretValue tells, and AWS's own codes where it tells nothing.
+    pub(super) async fn whole(&self, query: &SecretQuery) -> Result<(WholeSecret, Option<String>), AwsError> {
+        let ask = self.secrets.get_secret_value().secret_id(&query.id);
+        let ask = ask.set_version_id(query.version_id.clone()).set_version_stage(query.version_stage.clone());
+        let answer = ask.send().await.map_err(|error| AwsError::from_sdk(action::GET_SECRET, &error))?;
+        let request_id = answer.request_id().map(str::to_owned);
+        let binary = answer.secret_binary.map(|blob| Value::Binary(Secret::new(blob.into_inner())));
+        let whole = WholeSecret {
+            arn: answer.arn,
+            name: answer.name,
+            version_id: answer.version_id,
+            value: answer.secret_string.map(|text| Value::Text(Secret::from(text))).or(binary),
+            version_stages: answer.version_stages,
+            created: answer.created_date.and_then(|date| SystemTime::try_from(date).ok()),
+        };
+        Ok((whole, request_id))
     }
 
     pub(super) async fn batch(

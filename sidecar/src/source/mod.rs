@@ -9,6 +9,7 @@ mod explain;
 mod flight;
 mod plan;
 mod store;
+mod whole;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,7 @@ use crate::spec::{Access, RateLimits, Reference};
 use budget::Budgets;
 pub use explain::FetchError;
 use store::Store;
+pub use whole::{SecretQuery, WholeSecret};
 
 /// A value as a store gave it.
 #[derive(Debug)]
@@ -121,6 +123,20 @@ impl Source {
         let explain = |error: AwsError| FetchError::new(error, store.who(), store.region());
         let found = store.look(questions, since).await;
         found.into_iter().map(|(reference, result)| (reference, result.map_err(explain))).collect()
+    }
+
+    /// Asks GetSecretValue for all that it tells of a secret: one call, within the same rate limits.
+    ///
+    /// Nothing is kept and nobody shares the answer: that is the asker's business.
+    pub async fn whole(&self, access: &Access, query: &SecretQuery) -> Result<WholeSecret, FetchError> {
+        let store = self.store(access);
+        store.whole(query).await.map_err(|error| FetchError::new(error, store.who(), store.region()))
+    }
+
+    /// Where AWS is asked when an access names no region.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.region
     }
 
     /// As whom AWS is asked: a role's ARN, or `process` where that cannot be known.

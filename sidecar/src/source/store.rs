@@ -15,7 +15,7 @@ use super::budget::{Budget, Budgets, Service};
 use super::calls::{Clients, Head, Pages, action};
 use super::flight::Flights;
 use super::plan::{Call, plan_heads, plan_values};
-use super::{Answer, Found, Question};
+use super::{Answer, Found, Question, SecretQuery, WholeSecret};
 use crate::spec::{ParameterRef, Reference, SecretRef};
 
 /// After a denied permission that has a substitute, how long the substitute is used before the
@@ -111,6 +111,11 @@ impl Store {
         let found = |answer| Found::Answer { answer, next_rotation: None };
         answers.extend(direct.into_iter().map(|(reference, result)| (reference, result.map(found))));
         answers
+    }
+
+    pub(super) async fn whole(&self, query: &SecretQuery) -> Result<WholeSecret, AwsError> {
+        let inner = &self.0;
+        inner.call(action::GET_SECRET, &inner.secrets_budget, || inner.clients.whole(query)).await
     }
 
     /// Asks for the versions of secrets, and for the values of those whose version is not the known

@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use coffer_runtime::aws::RoleStep;
+pub use config::{ApiSpec, Config, ConfigError, Problem, PushSpec, QueueUrl, RateLimits, Reader};
 pub use environment::{EnvName, EnvNameError, EnvProblem, EnvSpec, EnvironmentError, from_environment};
-pub use config::{Config, ConfigError, Problem, PushSpec, QueueUrl, RateLimits, Reader};
 pub use on_change::{
     Action, Hook, HookError, Means, OnChange, ProcessName, ProcessNameError, Recipient, Signal, SignalError,
 };
@@ -39,6 +39,8 @@ pub struct VolumeSpec {
     pub refresh: Duration,
     /// The files; at least one.
     pub files: Vec<FileSpec>,
+    /// Whom to tell of a new set.
+    pub on_change: OnChange,
 }
 
 /// One entry of a volume: a file, or one file for each parameter under a path.

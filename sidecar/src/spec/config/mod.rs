@@ -1,9 +1,11 @@
 //! The config file: YAML in, [`Config`] out, or every mistake in it with its place and its fix.
 
+mod api;
+mod env;
 mod fields;
 mod inherited;
-mod push;
 mod on_change;
+mod push;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -14,13 +16,17 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+pub use self::api::ApiSpec;
+use self::api::api;
+use self::env::env;
 use self::fields::{Fields, Problems, address, duration, list};
 use self::inherited::{Inherited, inherited};
+use self::on_change::refuse_touching;
 use self::push::push;
 pub use self::push::{PushSpec, QueueUrl};
 use self::volume::read_volume;
 use super::yaml::{self, Kind, Node};
-use super::{Place, VolumeSpec};
+use super::{EnvSpec, Place, VolumeSpec};
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(60);
 /// A shorter interval would spend Parameter Store's 40 calls a second on a few dozen pods.
@@ -35,11 +41,18 @@ pub struct Config {
     pub region: Option<String>,
     /// Where health, readiness, metrics and status are served.
     pub listen: SocketAddr,
+    /// Where health, readiness and the probe for rotations are served without a name of anything, for
+    /// a kubelet that asks from outside the pod; `None` for nowhere.
+    pub probes: Option<SocketAddr>,
     /// How fast AWS may be asked.
     pub rate_limits: RateLimits,
     /// Where the news of changes comes from, if it does.
     pub push: Option<PushSpec>,
-    /// The volumes; at least one.
+    /// The loopback API; `None` where it is not wanted.
+    pub api: Option<ApiSpec>,
+    /// What `coffer exec` puts into an environment.
+    pub env: Vec<EnvSpec>,
+    /// The volumes.
     pub volumes: Vec<VolumeSpec>,
 }
 
@@ -103,11 +116,15 @@ impl Config {
     #[must_use]
     pub fn differing_beside_volumes(&self, other: &Self) -> Vec<&'static str> {
         // Written out, so that a new setting cannot be forgotten here.
-        let Self { region, listen, rate_limits, volumes: _ } = self;
+        let Self { region, listen, probes, rate_limits, push, api, env, volumes: _ } = self;
         let differs = [
             ("region", *region != other.region),
             ("listen", *listen != other.listen),
+            ("probes", *probes != other.probes),
             ("rate_limits", *rate_limits != other.rate_limits),
+            ("push", *push != other.push),
+            ("api", *api != other.api),
+            ("env", *env != other.env),
         ];
         differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
@@ -138,20 +155,31 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
         top.take("refresh").and_then(|node| duration(&node, "refresh", REFRESH, problems)).unwrap_or(DEFAULT_REFRESH);
     let listen = top.take("listen").and_then(|node| address(&node, "listen", problems)).unwrap_or(DEFAULT_LISTEN);
     let rate_limits = top.take("rate_limits").and_then(|node| rate_limits(node, problems)).unwrap_or_default();
+    let probes = top.take("probes").and_then(|node| address(&node, "probes", problems));
     let push = top.take("push").and_then(|node| push(node, problems));
-    let Some(volumes) = top.take("volumes") else {
-        problems.add(place, "there is no `volumes:`; add at least one volume with a `path` and `files`");
-        return None;
+    let api = top.take("api").and_then(|node| api(node, &inherited, listen, problems));
+    let env = top.take("env").and_then(|node| env(node, &inherited, problems)).unwrap_or_default();
+    let volumes = match top.take("volumes") {
+        Some(volumes) => {
+            let volumes_place = volumes.place;
+            let volumes = list(volumes, "volumes", problems)?;
+            if volumes.is_empty() {
+                problems.add(volumes_place, "`volumes` is empty; add at least one volume with a `path` and `files`");
+            }
+            volumes
+        }
+        None => {
+            if env.is_empty() && api.is_none() {
+                problems.add(place, "there is no `volumes:`; add at least one volume with a `path` and `files`");
+            }
+            Vec::new()
+        }
     };
-    let volumes_place = volumes.place;
-    let volumes = list(volumes, "volumes", problems)?;
-    if volumes.is_empty() {
-        problems.add(volumes_place, "`volumes` is empty; add at least one volume with a `path` and `files`");
-    }
     let mut read: Vec<(Place, VolumeSpec)> = Vec::new();
+    let mut told = Vec::new();
     for node in volumes {
         let place = node.place;
-        let Some(volume) = read_volume(node, &inherited, refresh, reader, problems) else { continue };
+        let Some((on_change, volume)) = read_volume(node, &inherited, refresh, reader, problems) else { continue };
         if let Some((other_place, other)) = read.iter().find(|(_, other)| nested(&other.path, &volume.path)) {
             problems.add(
                 place,
@@ -163,14 +191,30 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
                 ),
             );
         }
+        told.push(on_change);
         read.push((place, volume));
     }
-    let volumes = read.into_iter().map(|(_, volume)| volume).collect();
-    Some(Config { region: inherited.region, listen, rate_limits, push, volumes })
+    let volumes: Vec<VolumeSpec> = read.into_iter().map(|(_, volume)| volume).collect();
+    for (place, volume) in told.into_iter().zip(&volumes) {
+        refuse_touching(&volume.on_change, place, volumes.iter().map(|volume| volume.path.as_path()), problems);
+    }
+    Some(Config { region: inherited.region, listen, probes, rate_limits, push, api, env, volumes })
 }
 
-const TOP_KEYS: &[&str] =
-    &["region", "role_arn", "external_id", "mode", "refresh", "listen", "rate_limits", "push", "volumes"];
+const TOP_KEYS: &[&str] = &[
+    "region",
+    "role_arn",
+    "external_id",
+    "mode",
+    "refresh",
+    "listen",
+    "probes",
+    "rate_limits",
+    "push",
+    "api",
+    "env",
+    "volumes",
+];
 
 fn rate_limits(node: Node, problems: &mut Problems) -> Option<RateLimits> {
     let mut fields = Fields::of(node, "`rate_limits`", &["secretsmanager", "parameterstore"], problems)?;

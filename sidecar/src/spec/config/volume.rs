@@ -5,15 +5,30 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::yaml::{Kind, Node};
-use super::super::{Access, Content, FileSpec, Naming, Place, Reference, TLS_FILES, VolumeSpec, Wanted, nearest};
+use super::super::{
+    Access, Content, FileSpec, Naming, OnChange, Place, Reference, TLS_FILES, VolumeSpec, Wanted, nearest,
+};
 use super::fields::{Fields, Problems, absolute_path, boolean, duration, list, text};
 use super::inherited::{Inherited, inherited};
+use super::on_change::{DEBOUNCE, on_change};
 use super::{REFRESH, Reader};
 use crate::file::{FileName, Mode, Owner};
 use crate::render::{Format, PEM, Selector, Template};
 
-const VOLUME_KEYS: &[&str] =
-    &["path", "files", "region", "role_arn", "external_id", "mode", "refresh", "uid", "gid", "values"];
+const VOLUME_KEYS: &[&str] = &[
+    "path",
+    "files",
+    "region",
+    "role_arn",
+    "external_id",
+    "mode",
+    "refresh",
+    "uid",
+    "gid",
+    "values",
+    "on_change",
+    "debounce",
+];
 const FILE_KEYS: &[&str] = &[
     "name",
     "from",
@@ -30,13 +45,14 @@ const FILE_KEYS: &[&str] = &[
     "external_id",
 ];
 
+/// The volume, and where its `on_change` stands.
 pub(super) fn read_volume(
     node: Node,
     above: &Inherited,
     refresh: Duration,
     reader: Reader<'_>,
     problems: &mut Problems,
-) -> Option<VolumeSpec> {
+) -> Option<(Place, VolumeSpec)> {
     let place = node.place;
     let mut fields = Fields::of(node, "a volume", VOLUME_KEYS, problems)?;
     let inherited = inherited(&mut fields, above, problems);
@@ -53,6 +69,15 @@ pub(super) fn read_volume(
             None
         }
     };
+    let mut notifies = OnChange::default();
+    let actions = fields.take("on_change");
+    let on_change_place = actions.as_ref().map(|node| node.place).unwrap_or_default();
+    if let Some(read) = actions.and_then(|node| on_change(node, problems)) {
+        notifies.actions = read.actions;
+    }
+    if let Some(node) = fields.take("debounce") {
+        notifies.debounce = duration(&node, "debounce", DEBOUNCE, problems).unwrap_or(notifies.debounce);
+    }
     let Some(files) = fields.take("files") else {
         problems.add(place, "this volume has no `files`; add at least one");
         return None;
@@ -70,7 +95,8 @@ pub(super) fn read_volume(
         check_names(place, &file, &read, problems);
         read.push((place, file));
     }
-    Some(VolumeSpec { path: path?, owner, refresh, files: read.into_iter().map(|(_, file)| file).collect() })
+    let files = read.into_iter().map(|(_, file)| file).collect();
+    Some((on_change_place, VolumeSpec { path: path?, owner, refresh, files, on_change: notifies }))
 }
 
 /// Notes the first name of `file` that one of the files before it has.
