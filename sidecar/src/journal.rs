@@ -31,6 +31,8 @@ pub enum Cause {
 pub enum Journal {
     /// Standard output, which nothing else uses.
     Stdout,
+    /// Standard error, where standard output is another program's.
+    Stderr,
     /// Nowhere.
     Off,
 }
@@ -66,15 +68,16 @@ pub(crate) struct PublishedFile<'a> {
 
 impl Journal {
     pub(crate) fn write(self, event: &Event<'_>) {
-        if self == Self::Off {
-            return;
-        }
-        if let Some(mut line) = line(event, SystemTime::now()) {
-            line.push('\n');
-            // A reader that is stuck or gone must neither hold up nor end the sidecar.
-            if let Err(error) = Unblocking(std::io::stdout()).write_all(line.as_bytes()) {
-                tracing::warn!("an audit line was dropped: standard output: {error}");
-            }
+        let Some(mut line) = line(event, SystemTime::now()) else { return };
+        line.push('\n');
+        // A reader that is stuck or gone must neither hold up nor end the sidecar.
+        let written = match self {
+            Self::Stdout => Unblocking(std::io::stdout()).write_all(line.as_bytes()),
+            Self::Stderr => Unblocking(std::io::stderr()).write_all(line.as_bytes()),
+            Self::Off => Ok(()),
+        };
+        if let Err(error) = written {
+            tracing::warn!("an audit line was dropped: {error}");
         }
     }
 }

@@ -18,5 +18,5 @@ fn main() -> ExitCode {
             return exit.into();
         }
     };
-    arguments.run().into()
+    arguments.run()
 }

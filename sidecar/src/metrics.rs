@@ -60,7 +60,7 @@ impl CallObserver for Calls {
 
 /// All metrics of a process.
 #[must_use]
-pub fn registry(calls: &Calls, status: Status, identities: Arc<Identities>, reloads: ReloadStatus) -> Registry {
+pub fn registry(calls: &Calls, status: Status, identities: Arc<Identities>, reloads: Option<ReloadStatus>) -> Registry {
     let mut registry = Registry::with_prefix("coffer");
     registry.register("build", "Version of this program", Info::new([("version", VERSION)]));
     registry.register("aws_calls", "Calls to AWS by IAM action and class of result", calls.total.clone());
@@ -74,7 +74,7 @@ pub fn registry(calls: &Calls, status: Status, identities: Arc<Identities>, relo
 struct Snapshot {
     status: Status,
     identities: Arc<Identities>,
-    reloads: ReloadStatus,
+    reloads: Option<ReloadStatus>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -152,11 +152,13 @@ impl Collector for Snapshot {
                 (labels(path, one), f64::from(u8::from(stale)))
             }),
         )?;
-        let config = self.reloads.get();
-        let current = f64::from(u8::from(config.state == ConfigState::Current));
-        gauges.write_one("config_current", "Whether the config file is what Coffer goes by", current)?;
-        let help = "When the config that Coffer goes by was taken over";
-        gauges.write_one("config_loaded_timestamp_seconds", help, unix(config.loaded_at))?;
+        let config = self.reloads.as_ref().map(ReloadStatus::get);
+        if let Some(config) = &config {
+            let current = f64::from(u8::from(config.state == ConfigState::Current));
+            gauges.write_one("config_current", "Whether the config file is what Coffer goes by", current)?;
+            let help = "When the config that Coffer goes by was taken over";
+            gauges.write_one("config_loaded_timestamp_seconds", help, unix(config.loaded_at))?;
+        }
         let expiries = self.identities.expiries();
         gauges.write(
             "credentials_expiry_timestamp_seconds",
@@ -176,6 +178,7 @@ impl Collector for Snapshot {
             let labels = [("volume", path.as_str())];
             ConstCounter::new(volume.publishes).encode(publishes.encode_family(&labels)?)?;
         }
+        let Some(config) = config else { return Ok(()) };
         let mut reloads = encoder.encode_descriptor(
             "config_reloads",
             "Config files taken over, and refused",

@@ -1,15 +1,18 @@
 //! The command line.
 
 mod check;
+mod exec;
+mod progress;
 mod run;
+mod service;
 mod status;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use coffer::reload::ConfigFile;
-use coffer_runtime::process::Exit;
 
 /// Secrets from AWS Secrets Manager and Parameter Store, as files on tmpfs that stay fresh.
 #[derive(Debug, Parser)]
@@ -35,16 +38,19 @@ Exit codes: 0 done, 1 failed at run time, 2 wrong use or configuration.";
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Run),
+    Exec(exec::Exec),
     Check(check::Check),
     Status(status::Show),
 }
 
 impl Arguments {
-    pub(crate) fn run(self) -> Exit {
+    /// The exit code: 0, 1 or 2 for what Coffer did itself, any for a program that it ran.
+    pub(crate) fn run(self) -> ExitCode {
         match self.command {
-            Command::Run(run) => run.run(),
-            Command::Check(check) => check.run(),
-            Command::Status(status) => status.run(),
+            Command::Run(run) => run.run().into(),
+            Command::Exec(exec) => exec.run(),
+            Command::Check(check) => check.run().into(),
+            Command::Status(status) => status.run().into(),
         }
     }
 }

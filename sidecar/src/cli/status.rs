@@ -8,8 +8,6 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::extract::Json;
 use axum::routing::get;
-use coffer::reload::ReloadStatus;
-use coffer::status::Status;
 use coffer_runtime::process::Exit;
 use serde_json::Value;
 
@@ -39,8 +37,7 @@ pub(super) struct Show {
 }
 
 /// `/status`, as JSON.
-pub(super) fn status_route(status: Status, reloads: ReloadStatus) -> Router {
-    let whole = move || serde_json::json!({ "volumes": status.volumes(), "config": reloads.get() });
+pub(super) fn status_route(whole: impl Fn() -> Value + Clone + Send + Sync + 'static) -> Router {
     Router::new().route("/status", get(move || async move { Json(whole()) }))
 }
 

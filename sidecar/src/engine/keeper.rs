@@ -456,9 +456,7 @@ impl Keeper {
         let event = Event::Publish { volume: self.path(), cause, files: files.collect() };
         self.shared.journal.write(&event);
         tracing::info!(volume = %self.path().display(), files = set.len(), "published");
-        if !first {
-            self.shared.rotated(self.path());
-        }
+        self.shared.swapped(self.path(), set, first);
         let Some(notifier) = &self.notifier else { return };
         let files: Vec<_> = set
             .iter()

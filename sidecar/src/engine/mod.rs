@@ -6,7 +6,7 @@ mod keeper;
 mod recipe;
 mod round;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,6 +21,7 @@ use self::keeper::{Keeper, Order};
 use crate::journal::Journal;
 use crate::notify::{NotifyCounters, RotationProbe};
 use crate::push::Change;
+use crate::render::RenderedSet;
 use crate::source::Source;
 use crate::spec::VolumeSpec;
 use crate::status::Status;
@@ -50,12 +51,21 @@ pub struct Told {
     pub counters: NotifyCounters,
     /// The probe that fails once for each rotation.
     pub probe: Arc<Mutex<RotationProbe>>,
+    /// Called with each new set, once it is in place, and with whether it is the first.
+    pub swapped: Option<Swapped>,
 }
 
+/// See [`Told::swapped`].
+pub type Swapped = Arc<dyn Fn(&Path, &RenderedSet, bool) + Send + Sync>;
+
 impl Shared {
-    fn rotated(&self, volume: &Path) {
-        if let Some(told) = &self.told {
+    fn swapped(&self, volume: &Path, set: &RenderedSet, first: bool) {
+        let Some(told) = &self.told else { return };
+        if !first {
             told.probe.lock().unwrap_or_else(PoisonError::into_inner).changed(volume);
+        }
+        if let Some(swapped) = &told.swapped {
+            swapped(volume, set, first);
         }
     }
 }
@@ -63,6 +73,8 @@ impl Shared {
 /// Volumes, opened and locked, before or after their first set.
 pub struct Engine {
     keepers: Vec<Keeper>,
+    /// Those that no config can take away.
+    pinned: BTreeSet<PathBuf>,
     shared: Shared,
 }
 
@@ -141,13 +153,14 @@ impl Engine {
     /// Opens every volume. No AWS call is made, and a refused volume leaves the others untouched.
     pub fn open(volumes: Vec<VolumeSpec>, shared: &Shared) -> Result<Self, VolumeError> {
         let keepers = volumes.into_iter().map(|spec| open(spec, shared)).collect::<Result<_, _>>()?;
-        let engine = Self { keepers, shared: shared.clone() };
+        let engine = Self { keepers, pinned: BTreeSet::new(), shared: shared.clone() };
         shared.status.expect(engine.keepers.iter().map(|keeper| keeper.path().to_owned()).collect());
         Ok(engine)
     }
 
-    /// Adds a volume whose sets go elsewhere than to a directory.
+    /// Adds a volume whose sets go elsewhere than to a directory. [`Orders::reform`] leaves it alone.
     pub fn add(&mut self, spec: VolumeSpec, destination: Box<dyn Destination>) -> Result<(), VolumeError> {
+        self.pinned.insert(spec.path.clone());
         self.keepers.push(Keeper::open(spec, destination, self.shared.clone())?);
         Ok(())
     }
@@ -189,6 +202,7 @@ impl Engine {
         let mut running = Running {
             shared: self.shared,
             shutdown: shutdown.clone(),
+            pinned: self.pinned,
             volumes: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
@@ -230,6 +244,7 @@ impl Engine {
 struct Running {
     shared: Shared,
     shutdown: watch::Receiver<bool>,
+    pinned: BTreeSet<PathBuf>,
     /// The keeper of each volume, by its path.
     volumes: BTreeMap<PathBuf, mpsc::Sender<Order>>,
     tasks: JoinSet<()>,
@@ -261,9 +276,10 @@ impl Running {
     ) {
         let shared = self.shared.clone();
         let wanted: Vec<PathBuf> = volumes.iter().map(|volume| volume.path.clone()).collect();
+        let stays = |path: &PathBuf| wanted.contains(path) || self.pinned.contains(path);
         let (kept, removed): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            self.volumes.clone().into_iter().partition(|(path, _)| wanted.contains(path));
-        self.volumes.retain(|path, _| wanted.contains(path));
+            self.volumes.clone().into_iter().partition(|(path, _)| stays(path));
+        self.volumes.retain(|path, _| stays(path));
         tokio::spawn(async move {
             for (path, orders) in removed {
                 // One whose task has ended is gone already.

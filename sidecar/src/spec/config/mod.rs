@@ -32,15 +32,17 @@ const DEFAULT_REFRESH: Duration = Duration::from_secs(60);
 /// A shorter interval would spend Parameter Store's 40 calls a second on a few dozen pods.
 const REFRESH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 /// Where health, readiness, metrics and status are served by default.
-const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9465);
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9465);
 
 /// A whole config file, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Region of the process; `None` leaves it to AWS's own settings.
     pub region: Option<String>,
-    /// Where health, readiness, metrics and status are served.
-    pub listen: SocketAddr,
+    /// Where health, readiness, metrics and status are served; `None` leaves it to the command.
+    pub listen: Option<SocketAddr>,
+    /// How often to look for changes, where a volume does not say.
+    pub refresh: Duration,
     /// Where health, readiness and the probe for rotations are served without a name of anything, for
     /// a kubelet that asks from outside the pod; `None` for nowhere.
     pub probes: Option<SocketAddr>,
@@ -112,11 +114,27 @@ impl std::error::Error for ConfigError {}
 pub type Reader<'a> = &'a dyn Fn(&Path) -> Result<String, String>;
 
 impl Config {
+    /// One without a file: what every setting is by itself.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            region: None,
+            listen: None,
+            refresh: DEFAULT_REFRESH,
+            probes: None,
+            rate_limits: RateLimits::default(),
+            push: None,
+            api: None,
+            env: Vec::new(),
+            volumes: Vec::new(),
+        }
+    }
+
     /// Settings other than volumes that `other` has otherwise, by their keys.
     #[must_use]
     pub fn differing_beside_volumes(&self, other: &Self) -> Vec<&'static str> {
         // Written out, so that a new setting cannot be forgotten here.
-        let Self { region, listen, probes, rate_limits, push, api, env, volumes: _ } = self;
+        let Self { region, listen, refresh: _, probes, rate_limits, push, api, env, volumes: _ } = self;
         let differs = [
             ("region", *region != other.region),
             ("listen", *listen != other.listen),
@@ -153,11 +171,11 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
     let inherited = inherited(&mut top, &Inherited::default(), problems);
     let refresh =
         top.take("refresh").and_then(|node| duration(&node, "refresh", REFRESH, problems)).unwrap_or(DEFAULT_REFRESH);
-    let listen = top.take("listen").and_then(|node| address(&node, "listen", problems)).unwrap_or(DEFAULT_LISTEN);
+    let listen = top.take("listen").and_then(|node| address(&node, "listen", problems));
     let rate_limits = top.take("rate_limits").and_then(|node| rate_limits(node, problems)).unwrap_or_default();
     let probes = top.take("probes").and_then(|node| address(&node, "probes", problems));
     let push = top.take("push").and_then(|node| push(node, problems));
-    let api = top.take("api").and_then(|node| api(node, &inherited, listen, problems));
+    let api = top.take("api").and_then(|node| api(node, &inherited, listen.unwrap_or(DEFAULT_LISTEN), problems));
     let env = top.take("env").and_then(|node| env(node, &inherited, problems)).unwrap_or_default();
     let volumes = match top.take("volumes") {
         Some(volumes) => {
@@ -198,7 +216,7 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
     for (place, volume) in told.into_iter().zip(&volumes) {
         refuse_touching(&volume.on_change, place, volumes.iter().map(|volume| volume.path.as_path()), problems);
     }
-    Some(Config { region: inherited.region, listen, probes, rate_limits, push, api, env, volumes })
+    Some(Config { region: inherited.region, listen, refresh, probes, rate_limits, push, api, env, volumes })
 }
 
 const TOP_KEYS: &[&str] = &[

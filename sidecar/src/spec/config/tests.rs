@@ -45,7 +45,7 @@ volumes:
 ",
     )
     .unwrap();
-    assert_eq!(config.listen.port(), 9000);
+    assert_eq!(config.listen.unwrap().port(), 9000);
     assert_eq!(config.rate_limits, RateLimits { secretsmanager: 10.0, parameterstore: 2.5 });
     let [app, other] = &config.volumes[..] else { panic!("{config:?}") };
     assert_eq!(app.owner, Owner { uid: Some(1000), gid: Some(2000) });
