@@ -86,7 +86,8 @@ pub enum Means {
 pub enum Recipient {
     /// The process whose number is in this file.
     PidFile(PathBuf),
-    /// Every process of this name.
+    /// Every process of this name, but Coffer itself and those that started it. A program's workers
+    /// often have its name too; where the signal would end them, its pid file is the better address.
     Process(ProcessName),
 }
 
