@@ -194,16 +194,16 @@ mod tests {
         let started = Instant::now();
         let (_, result, _) = told("", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nx", LIMIT).await;
         assert_eq!(result, Ok(()));
-        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        assert!(started.elapsed() < LIMIT, "{:?}", started.elapsed());
         let endless = [b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'x'; 1 << 22]].concat();
         assert_eq!(told("", &endless, LIMIT).await.1, Ok(()));
     }
 
     #[tokio::test]
     async fn silence_and_nonsense_are_failures() {
-        let (_, result, authority) = told("", b"", Duration::from_millis(100)).await;
+        let (_, result, authority) = told("", b"", Duration::from_millis(500)).await;
         let late = "raise `timeout`, or answer before the work is done";
-        assert_eq!(result.unwrap_err(), format!("no answer from {authority} within 100ms; {late}"));
+        assert_eq!(result.unwrap_err(), format!("no answer from {authority} within 500ms; {late}"));
         for nonsense in [&b"hello\r\n\r\n"[..], b"close"] {
             let (_, result, authority) = told("", nonsense, LIMIT).await;
             let error = result.unwrap_err();

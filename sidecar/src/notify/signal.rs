@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, geteuid, kill_process, pidfd_open, pidfd_
 use super::processes::{COMM_MAX, Process, Processes, uid_of};
 use crate::spec::{ProcessName, Recipient, Signal, nearest};
 
-/// A process number has fewer digits than this, and a line end.
+/// A process number and a line end have fewer bytes than this.
 const PID_FILE_MAX: u64 = 32;
 
 /// Why a signal was not sent. Never holds what a pid file holds, unless it is a number.
@@ -157,7 +157,9 @@ fn read_pid_file(path: &Path) -> Result<Pid, DeliveryError> {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(not_a_number()),
         read => read.map_err(failed)?,
     };
-    pid(&text).ok_or_else(not_a_number)
+    // What is longer was read in part.
+    let whole = text.len() < PID_FILE_MAX as usize;
+    pid(&text).filter(|_| whole).ok_or_else(not_a_number)
 }
 
 /// A number of decimal digits, over 0: 0 and less mean groups of processes to kill(2).
@@ -171,10 +173,10 @@ fn pid(text: &str) -> Option<Pid> {
 /// Between that and the signal its number cannot pass to another.
 fn send(signal: Signal, id: Pid, still: impl Fn() -> bool) -> rustix::io::Result<()> {
     match pidfd_open(id, PidfdFlags::empty()) {
-        Ok(process) if still() => pidfd_send_signal(process, signal.number()),
-        Ok(_) => Err(Errno::SRCH),
+        Ok(_) | Err(Errno::NOSYS | Errno::PERM) if !still() => Err(Errno::SRCH),
+        Ok(process) => pidfd_send_signal(process, signal.number()),
         // Before Linux 5.3; and sandboxes that know fewer calls than the kernel.
-        Err(Errno::NOSYS | Errno::PERM) if still() => kill_process(id, signal.number()),
+        Err(Errno::NOSYS | Errno::PERM) => kill_process(id, signal.number()),
         // The number of a thread, not of a process.
         Err(Errno::INVAL | Errno::NOENT) => Err(Errno::SRCH),
         Err(errno) => Err(errno),
@@ -197,8 +199,14 @@ mod tests {
 
     use super::*;
 
+    /// A name that no other run of these tests signals.
+    fn name(of: &str) -> String {
+        format!("coffer-{}-{of}", std::process::id())
+    }
+
     /// A process of that name that sleeps until it is signalled.
-    fn sleeper(name: &str) -> Child {
+    fn sleeper(of: &str) -> Child {
+        let name = name(of);
         let child = Command::new("/bin/sleep").arg0(format!("/opt/bin/{name}")).arg("1000").spawn().unwrap();
         // Between fork and exec it still has our name.
         while !Process::read(child.id()).is_some_and(|process| process.is_called(&name.parse().unwrap())) {
@@ -207,8 +215,8 @@ mod tests {
         child
     }
 
-    fn tell(signal: &str, to: Recipient) -> Result<(), String> {
-        deliver(signal.parse().unwrap(), &to).map_err(|error| error.to_string())
+    fn tell(signal: &str, to: &Recipient) -> Result<(), String> {
+        deliver(signal.parse().unwrap(), to).map_err(|error| error.to_string())
     }
 
     fn ended_by(child: &mut Child) -> Option<i32> {
@@ -217,18 +225,18 @@ mod tests {
 
     #[test]
     fn every_process_of_the_name_is_signalled_and_no_other() {
-        let mut children = ["coffer-test-a", "coffer-test-a", "coffer-test-b"].map(sleeper);
-        let name = |text: &str| Recipient::Process(text.parse().unwrap());
-        tell("HUP", name("coffer-test-a")).unwrap();
+        let mut children = ["a", "a", "b"].map(sleeper);
+        let called = |of: &str| Recipient::Process(name(of).parse().unwrap());
+        tell("HUP", &called("a")).unwrap();
         assert_eq!((ended_by(&mut children[0]), ended_by(&mut children[1])), (Some(1), Some(1)));
         assert_eq!(children[2].try_wait().unwrap(), None);
-        tell("USR1", name("coffer-test-b")).unwrap();
+        tell("USR1", &called("b")).unwrap();
         assert_eq!(ended_by(&mut children[2]), Some(10));
     }
 
     #[test]
     fn nobody_of_that_name_is_an_error_that_tells_what_to_check() {
-        let error = tell("HUP", Recipient::Process("no-such-program-here".parse().unwrap())).unwrap_err();
+        let error = tell("HUP", &Recipient::Process("no-such-program-here".parse().unwrap())).unwrap_err();
         assert!(error.starts_with("no process is called `no-such-program-here`: "), "{error}");
         let text = |seen, near: Option<&str>| {
             let near = near.map(str::to_owned);
@@ -254,18 +262,19 @@ mod tests {
     fn the_process_of_a_pid_file_is_signalled() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
-        let mut child = sleeper("coffer-test-c");
+        let mut child = sleeper("c");
         fs::write(&path, format!(" {}\n", child.id())).unwrap();
-        tell("TERM", Recipient::PidFile(path.clone())).unwrap();
+        let to = Recipient::PidFile(path);
+        tell("TERM", &to).unwrap();
         // Nobody has waited for it yet: it takes signals and does nothing.
         while Process::read(child.id()).is_some() {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         let gone = "and there is no such process: ";
-        let error = tell("TERM", Recipient::PidFile(path.clone())).unwrap_err();
+        let error = tell("TERM", &to).unwrap_err();
         assert!(error.contains(gone), "{error}");
         assert_eq!(ended_by(&mut child), Some(15));
-        let error = tell("TERM", Recipient::PidFile(path)).unwrap_err();
+        let error = tell("TERM", &to).unwrap_err();
         assert!(error.contains(gone), "{error}");
     }
 
@@ -274,7 +283,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let shown = path.display();
-        let tell = || tell("CONT", Recipient::PidFile(path.clone())).unwrap_err();
+        let to = Recipient::PidFile(path.clone());
+        let tell = || tell("CONT", &to).unwrap_err();
         assert_eq!(
             tell(),
             format!(
@@ -285,7 +295,19 @@ mod tests {
         let wrong = format!(
             "the pid file {shown} does not hold a process number and nothing else; name the file that holds one"
         );
-        for text in ["", "0", "-1", "+7", "1 2", "hunter2", "99999999999", "7\n8", "0x7", &"1".repeat(100)] {
+        for text in [
+            "",
+            "0",
+            "-1",
+            "+7",
+            "1 2",
+            "hunter2",
+            "99999999999",
+            "7\n8",
+            "0x7",
+            &"1".repeat(100),
+            &format!("7{:90}8", ""),
+        ] {
             fs::write(&path, text).unwrap();
             assert_eq!(tell(), wrong, "{text:?}");
         }

@@ -86,7 +86,8 @@ pub enum Means {
 pub enum Recipient {
     /// The process whose number is in this file.
     PidFile(PathBuf),
-    /// Every process of this name.
+    /// Every process of this name, but Coffer itself and those that started it. A program's workers
+    /// often have its name too; where the signal would end them, its pid file is the better address.
     Process(ProcessName),
 }
 
@@ -304,18 +305,12 @@ impl FromStr for Signal {
     fn from_str(text: &str) -> Result<Self, SignalError> {
         let name = text.strip_prefix("SIG").unwrap_or(text);
         Self::ALL.into_iter().find(|signal| signal.name == name).ok_or_else(|| {
-            let upper = text.to_uppercase();
-            let upper = upper.strip_prefix("SIG").unwrap_or(&upper);
-            let names = || Self::ALL.iter().map(|signal| signal.name);
-            // `nearest` compares with the small letters of the word.
-            let small: Vec<String> = names().map(str::to_lowercase).collect();
-            let near = names()
-                .find(|name| *name == upper)
-                .map(str::to_owned)
-                .or_else(|| nearest(upper, small.iter().map(String::as_str)).map(str::to_uppercase));
+            let known = Self::ALL.map(|signal| signal.name.to_lowercase());
+            let word = text.to_lowercase();
+            let near = nearest(word.strip_prefix("sig").unwrap_or(&word), known.iter().map(String::as_str));
             let hint = match near {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known are {}", names().collect::<Vec<_>>().join(", ")),
+                Some(near) => format!("did you mean `{}`?", near.to_uppercase()),
+                None => format!("known are {}", Self::ALL.map(|signal| signal.name).join(", ")),
             };
             SignalError { text: text.to_owned(), hint }
         })

@@ -42,11 +42,11 @@ pub(super) fn on_change(node: Node, problems: &mut Problems) -> Option<OnChange>
 pub(super) fn refuse_touching<'a>(
     on_change: &OnChange,
     place: Place,
-    volumes: impl Iterator<Item = &'a Path> + Clone,
+    volumes: impl Iterator<Item = &'a Path>,
     problems: &mut Problems,
 ) {
-    for path in on_change.touched() {
-        if let Some(volume) = volumes.clone().find(|volume| path.starts_with(volume)) {
+    for volume in volumes {
+        for path in on_change.touched().filter(|path| path.starts_with(volume)) {
             let (path, volume) = (path.display(), volume.display());
             problems.add(place, format!("`touch: {path}` lies in the volume {volume}; touch a file outside of it"));
         }
