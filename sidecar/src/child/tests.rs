@@ -337,6 +337,7 @@ fn an_end_of_its_own_counts_while_a_restart_waits() {
 /// What this binary does when a test runs it anew: the name of the part is in `COFFER_TEST_PART`.
 #[test]
 #[ignore = "run by other tests, in a process of its own"]
+#[expect(clippy::exit, reason = "its exit code is what the other tests look at")]
 fn a_process_of_its_own() {
     let Some(part) = std::env::var_os("COFFER_TEST_PART") else { return };
     let script = std::env::var_os("COFFER_TEST_SCRIPT").unwrap();
@@ -406,7 +407,7 @@ fn the_program_has_the_terminal_and_the_shell_has_it_again() {
     // with jobs (-m) can write on a terminal that stops whoever may not (tostop).
     let program = "set -- $(cat /proc/$$/stat); test $5 = $8 && echo foreground; read line; echo read $line; kill -INT 0; sleep 5";
     let shell = format!("set -m; {us}; code=$?; stty tostop; echo ended $code");
-    for (leader, expected) in [(us.clone(), ""), (format!("bash -c '{shell}'"), "ended 130")] {
+    for (leader, expected) in [(us, ""), (format!("bash -c '{shell}'"), "ended 130")] {
         let mut child = std::process::Command::new("script")
             .args(["-qec", &leader, "/dev/null"])
             .env("COFFER_TEST_PART", "supervise")
