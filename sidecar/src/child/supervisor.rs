@@ -6,14 +6,14 @@ use rustix::process::{Pid, Signal, kill_current_process_group, kill_process_grou
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
-use super::program::{Change, Program, exists};
+use super::program::{Change, Program, lives};
 use super::restart::{Decision, Restarts};
 use super::signals::{Arrival, Signals, StopSignal, name};
 use super::terminal::Terminal;
 use super::{ChildError, Command, Environment, orphans};
 
 /// How often a process group is looked at that is to become empty: the kernel tells nobody.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How long those killed may take to be gone: one that waits for a disk may take for ever.
 const BURIAL: Duration = Duration::from_secs(2);
@@ -273,7 +273,7 @@ impl Life {
     /// time to end too, and holds what the next one needs.
     async fn empty(&mut self, group: Pid, kill_at: Instant) {
         let mut killed = false;
-        while exists(group) {
+        while lives(group) {
             let now = Instant::now();
             if !self.ending && !killed && now >= kill_at {
                 let _ = kill_process_group(group, Signal::KILL);

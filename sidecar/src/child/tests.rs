@@ -403,9 +403,10 @@ fn the_program_has_the_terminal_and_the_shell_has_it_again() {
         "{} --exact child::tests::a_process_of_its_own --ignored --nocapture --test-threads=1 -q",
         exe.display()
     );
-    // The program is in the foreground, reads from the terminal, and is told of Ctrl-C. Then the shell
-    // with jobs (-m) can write on a terminal that stops whoever may not (tostop).
-    let program = "set -- $(cat /proc/$$/stat); test $5 = $8 && echo foreground; read line; echo read $line; kill -INT 0; sleep 5";
+    // The program is soon in the foreground, and reads from the terminal. Then the shell with jobs (-m)
+    // can write on a terminal that stops whoever may not (tostop).
+    let program = "until set -- $(cat /proc/$$/stat); test $5 = $8; do sleep 0.01; done; echo foreground;
+        read line; echo read $line; kill -INT 0; sleep 5";
     let shell = format!("set -m; {us}; code=$?; stty tostop; echo ended $code");
     for (leader, expected) in [(us, ""), (format!("bash -c '{shell}'"), "ended 130")] {
         let mut child = std::process::Command::new("script")
