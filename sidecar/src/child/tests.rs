@@ -12,7 +12,7 @@ use coffer_runtime::Secret;
 use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, mpsc};
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::spec::EnvName;
@@ -59,7 +59,7 @@ impl Running {
         let supervisor = Supervisor::new(sh(&format!("echo $$ >$D/pid; {script}")), policy).unwrap();
         let (rotations, received) = mpsc::channel(4);
         let variables = [("D", folder.path().as_os_str().as_bytes()), ("V", b"1".as_slice())];
-        let end = spawn_local(supervisor.run(versions("1", &variables), received));
+        let end = tokio::spawn(supervisor.run(versions("1", &variables), received));
         Self { rotations, end, folder }
     }
 
@@ -110,7 +110,7 @@ fn in_turn(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let _turn = TURN.lock().await;
-        LocalSet::new().run_until(test).await;
+        test.await;
     });
 }
 
