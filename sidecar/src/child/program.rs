@@ -1,11 +1,13 @@
 //! The program while it runs.
 
+use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Child;
 
 use coffer_runtime::process::with_core_limit;
+use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, test_kill_process_group, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, kill_process_group, test_kill_process_group, waitid,
 };
 
 use super::supervisor::Forward;
@@ -78,8 +80,45 @@ impl Program {
     }
 }
 
-/// Whether any process is left in `group`.
-pub(super) fn exists(group: Pid) -> bool {
+/// Whether anyone is left in `group` who runs. The dead whom nobody has buried yet do not count, where
+/// `/proc` can tell: in a container without an init they stay for ever.
+pub(super) fn lives(group: Pid) -> bool {
     // EPERM tells of one that has become another user.
-    test_kill_process_group(group) != Err(rustix::io::Errno::SRCH)
+    test_kill_process_group(group) != Err(Errno::SRCH) && !only_dead(group)
+}
+
+/// Whether `/proc` shows all of `group` to be dead; false where it is another namespace's.
+fn only_dead(group: Pid) -> bool {
+    let ours = fs::read_link("/proc/self").is_ok_and(|own| own.to_str() == Some(&getpid().to_string()));
+    let Some(processes) = fs::read_dir("/proc").ok().filter(|_| ours) else { return false };
+    let mut stats = processes.flatten().filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+    !stats.any(|stat| runs_in(&stat, group))
+}
+
+/// Whether a line of `/proc/PID/stat` is of a process in `group` that is not dead.
+fn runs_in(stat: &str, group: Pid) -> bool {
+    // The second field, the program's name in brackets, may hold anything.
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let (state, _parent, of) = (fields.next(), fields.next(), fields.next());
+    !matches!(state, Some("Z" | "X")) && of.and_then(|of| of.parse().ok()) == Some(group.as_raw_nonzero().get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_the_living_from_the_dead() {
+        let group = Pid::from_raw(42).unwrap();
+        for (stat, runs) in [
+            ("7 (sleep) S 1 42 42 0 -1", true),
+            ("7 (a) Z 1 9) S 1 42 42 0 -1", true),
+            ("7 (sleep) Z 1 42 42 0 -1", false),
+            ("7 (sleep) S 42 9 42 0 -1", false),
+            ("7 (sleep", false),
+            ("", false),
+        ] {
+            assert_eq!(runs_in(stat, group), runs, "{stat}");
+        }
+    }
 }

@@ -6,14 +6,14 @@ use rustix::process::{Pid, Signal, kill_current_process_group, kill_process_grou
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
-use super::program::{Change, Program, exists};
+use super::program::{Change, Program, lives};
 use super::restart::{Decision, Restarts};
 use super::signals::{Arrival, Signals, StopSignal, name};
 use super::terminal::Terminal;
 use super::{ChildError, Command, Environment, orphans};
 
 /// How often a process group is looked at that is to become empty: the kernel tells nobody.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How long those killed may take to be gone: one that waits for a disk may take for ever.
 const BURIAL: Duration = Duration::from_secs(2);
@@ -130,6 +130,7 @@ impl Supervisor {
             restarts: Restarts::new(min_interval, jitter, first.versions, Instant::now()),
             rotations: Some(rotations),
             ending: false,
+            suspended: None,
         }
         .live()
         .await
@@ -154,6 +155,14 @@ struct Life {
     rotations: Option<mpsc::Receiver<Rotation>>,
     /// Whether we were asked to end.
     ending: bool,
+    /// Set while we are stopped along with the program.
+    suspended: Option<Suspended>,
+}
+
+/// A stop by the terminal, which a shell will end.
+struct Suspended {
+    /// Whether the program is to have the terminal then.
+    lend: bool,
 }
 
 /// What happens to a program.
@@ -264,7 +273,7 @@ impl Life {
     /// time to end too, and holds what the next one needs.
     async fn empty(&mut self, group: Pid, kill_at: Instant) {
         let mut killed = false;
-        while exists(group) {
+        while lives(group) {
             let now = Instant::now();
             if !self.ending && !killed && now >= kill_at {
                 let _ = kill_process_group(group, Signal::KILL);
@@ -338,13 +347,18 @@ impl Life {
     /// Sends the program a signal that was sent to us.
     fn hand_on(&mut self, signal: Signal, program: &Program) {
         self.note(signal);
-        if let (Signal::CONT, Some(terminal)) = (signal, &mut self.terminal)
-            && terminal.is_for_talk()
+        if signal != Signal::CONT {
+            return program.signal(signal, self.policy.forward);
+        }
+        let suspended = self.suspended.take();
+        if let Some(terminal) = &mut self.terminal
+            && suspended.as_ref().map_or_else(|| terminal.is_for_talk(), |suspended| suspended.lend)
         {
-            // A shell has put us in the foreground, and the program is who is talked to.
+            // If a shell has put us in the foreground, the program is who is talked to.
             terminal.lend(program.group());
         }
-        program.signal(signal, self.policy.forward);
+        // The terminal had stopped the whole group.
+        program.signal(signal, if suspended.is_some() { Forward::Group } else { self.policy.forward });
     }
 
     fn note(&mut self, signal: Signal) {
@@ -382,13 +396,12 @@ impl Life {
             if !terminal.has_shell() {
                 return;
             }
-            // The shell sees us as its job, so we stop with the program, and go on with it.
-            let lend = terminal.is_lent() || signal != Signal::TSTP;
+            // The shell sees us as its job, so we stop with the program. The stop may come after this call,
+            // when another thread is scheduled: what is to follow it waits for the shell's SIGCONT.
+            self.suspended = Some(Suspended { lend: terminal.is_lent() || signal != Signal::TSTP });
             terminal.take_back();
             let _ = kill_current_process_group(Signal::STOP);
-            if lend {
-                terminal.lend(group);
-            }
+            return;
         }
         let _ = kill_process_group(group, Signal::CONT);
     }

@@ -47,6 +47,9 @@ impl Terminal {
     }
 
     /// Puts `group` in the foreground if that is ours to give. Tells whether it was.
+    ///
+    /// Only the parent can do this without unsafe code, so the program runs for a moment before it has
+    /// the terminal. One that asks for it meanwhile is stopped, and goes on when it has it.
     pub(super) fn lend(&mut self, group: Pid) -> bool {
         // In the background, asking would stop us: the kernel answers with SIGTTOU.
         let lent = self.is_with(self.home) && tcsetpgrp(&self.tty, group).is_ok();
