@@ -3,7 +3,7 @@
 mod dotenv;
 mod properties;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod yaml;
 
 use std::fmt;

@@ -118,7 +118,8 @@ pub enum PemError {
 /// There has to be exactly one private key, and a certificate with the same public key: half of a
 /// rotated pair is an error, so that the old pair stays in place. `ca.crt` gets the certificates of
 /// a field that is named for a CA (`ca`, `ca.crt`, `ca_certificate`, `root`, …), or else those that
-/// are self-signed. Nothing is verified but that keys match: no signature, no date.
+/// are self-signed. Keys and signatures are used to tell what belongs together; whether a certificate
+/// is valid, at which time and for which name, is for its reader to say.
 ///
 /// What is written has LF, lines of 64 characters and a final newline, and is the same for equal
 /// certificates and keys. Blocks that are neither are left out.
@@ -302,8 +303,8 @@ fn collect(source: &Source) -> Result<(Key, String, Vec<Found>), PemError> {
     }
 }
 
-/// `leaf`, then whoever issued it, and so on. Where several certificates could be the issuer, as
-/// with one CA that two others signed, all of them are taken, the likeliest first.
+/// `leaf`, then whoever issued it, and so on. One CA with certificates from several others, as when
+/// a root is replaced, has all of them taken, in the order they are stored in.
 fn chain<'a>(leaf: &'a Found, found: &'a [Found]) -> Vec<&'a Certificate> {
     let mut chain = vec![&leaf.certificate];
     let mut at = 0;
@@ -313,11 +314,10 @@ fn chain<'a>(leaf: &'a Found, found: &'a [Found]) -> Vec<&'a Certificate> {
             continue;
         }
         let issuers = found.iter().map(|found| &found.certificate);
-        let mut issuers: Vec<_> = issuers
-            .filter(|issuer| !issuer.is_self_signed() && issuer.has_issued(last))
+        let issuers: Vec<_> = issuers
             .filter(|issuer| !chain.iter().any(|other| other.der() == issuer.der()))
+            .filter(|issuer| !issuer.is_self_signed() && issuer.has_issued(last))
             .collect();
-        issuers.sort_by_key(|issuer| !issuer.has_key_named_by(last));
         chain.extend(issuers);
     }
     chain

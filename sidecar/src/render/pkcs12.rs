@@ -1,5 +1,8 @@
 //! A certificate, its chain and its private key as a key store.
 
+#[cfg(test)]
+mod tests;
+
 use coffer_runtime::Secret;
 use p12_keystore::{
     Certificate, EncryptionAlgorithm, KeyStore, KeyStoreEntry, MacAlgorithm, PrivateKey, PrivateKeyChain,

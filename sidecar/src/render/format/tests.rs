@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::Command;
 
+use coffer_runtime::Secret;
 use proptest::prelude::*;
 use serde_json::{Value as Tree, json};
 
@@ -59,7 +60,7 @@ fn properties_escapes_as_java_does() {
 }
 
 /// What `sh` has in its environment after it has read the file.
-fn shell_reads(file: &[u8]) -> HashMap<Vec<u8>, Vec<u8>> {
+pub(in crate::render) fn shell_reads(file: &[u8]) -> HashMap<Vec<u8>, Vec<u8>> {
     let mut path = tempfile::NamedTempFile::new().unwrap();
     path.write_all(file).unwrap();
     let output = Command::new("/bin/sh")
@@ -94,6 +95,21 @@ proptest! {
 }
 
 proptest! {
+    #[test]
+    fn raw_and_base64_keep_every_byte(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let value = Value::Binary(Secret::copy_of(&bytes));
+        let raw = render(&value, None, Format::Raw).unwrap();
+        prop_assert_eq!(raw.expose(), &bytes[..]);
+        let text = render(&value, None, Format::Base64).unwrap();
+        let text = str::from_utf8(text.expose()).unwrap();
+        prop_assert_eq!(aws_smithy_types::base64::decode(text).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_json_reader_reads_json(value in json()) {
+        prop_assert_eq!(serde_json::from_slice::<Tree>(&rendered(&value, Format::Json)).unwrap(), value);
+    }
+
     #[test]
     fn dotenvy_reads_dotenv(value in any_text()) {
         let value = value.replace(['\0', '\r'], "");

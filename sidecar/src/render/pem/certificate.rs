@@ -2,8 +2,11 @@
 
 use std::ops::Range;
 
+use rustls::crypto::aws_lc_rs::default_provider;
+
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
 
 /// The extension subjectKeyIdentifier, 2.5.29.14.
@@ -16,19 +19,25 @@ const AUTHORITY_KEY: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x23];
 #[derive(Clone)]
 pub(in crate::render) struct Certificate {
     der: Vec<u8>,
+    signed: Range<usize>,
+    signature_algorithm: Range<usize>,
+    signature: Range<usize>,
     issuer: Range<usize>,
     subject: Range<usize>,
     public_key: Range<usize>,
     subject_key: Option<Range<usize>>,
     authority_key: Option<Range<usize>>,
+    is_self_signed: bool,
 }
 
 impl Certificate {
     /// Reads a certificate. `None` when `der` is not one, or not one alone.
     pub(super) fn parse(der: Vec<u8>) -> Option<Self> {
-        let mut file = Reader { input: &der, at: 0, end: der.len() };
+        let mut file = Reader::of(&der);
         let mut outer = file.only(SEQUENCE)?;
+        let start = outer.at;
         let mut body = outer.next_of(SEQUENCE)?;
+        let signed = start..outer.at;
         body.optional(0xa0); // version
         body.next_of(INTEGER)?; // serial number
         body.next_of(SEQUENCE)?; // signature algorithm
@@ -57,11 +66,22 @@ impl Certificate {
                 }
             }
         }
-        // What is left is the signature.
-        outer.next_of(SEQUENCE)?;
-        outer.next_of(0x03)?;
-        (outer.at == outer.end).then_some(())?;
-        Some(Self { issuer, subject, public_key, subject_key, authority_key, der })
+        let signature_algorithm = outer.next_of(SEQUENCE)?.range();
+        let signature = outer.only(BIT_STRING)?.bits()?;
+        let mut certificate = Self {
+            signed,
+            signature_algorithm,
+            signature,
+            issuer,
+            subject,
+            public_key,
+            subject_key,
+            authority_key,
+            is_self_signed: false,
+            der,
+        };
+        certificate.is_self_signed = certificate.has_issued(&certificate);
+        Some(certificate)
     }
 
     /// The whole certificate.
@@ -74,34 +94,50 @@ impl Certificate {
         &self.der[self.public_key.clone()]
     }
 
-    /// Whether the certificate names itself as its issuer. One that a CA made for its own next key
-    /// has the same name twice but another key, and tells so.
+    /// Whether the certificate's issuer is itself.
     pub(super) fn is_self_signed(&self) -> bool {
-        self.has_issued(self) && !(self.subject_key.is_some() && self.names_other_key(self))
+        self.is_self_signed
     }
 
-    /// Whether `other` names this certificate as its issuer.
+    /// Whether this certificate has issued `other`: it has the name that `other` gives for its
+    /// issuer, and the key. A CA that changes its key may keep its name.
     pub(super) fn has_issued(&self, other: &Self) -> bool {
-        self.der[self.subject.clone()] == other.der[other.issuer.clone()]
+        if self.der[self.subject.clone()] != other.der[other.issuer.clone()] {
+            return false;
+        }
+        let key = self.subject_key.clone().map(|key| &self.der[key]);
+        let named = other.authority_key.clone().map(|key| &other.der[key]);
+        match (self.has_signed(other), named) {
+            (Some(true), _) => true,
+            // By an algorithm of the past, or with a key too short for today.
+            (_, Some(named)) if key.is_some() => key == Some(named),
+            (signed, _) => signed.is_none(),
+        }
     }
 
-    /// Whether `other` names this certificate's very key as its issuer's.
-    pub(super) fn has_key_named_by(&self, other: &Self) -> bool {
-        other.authority_key.is_some() && self.subject_key.is_some() && !other.names_other_key(self)
-    }
-
-    /// Whether this certificate names another key than that of `issuer`.
-    fn names_other_key(&self, issuer: &Self) -> bool {
-        let named = self.authority_key.clone().map(|key| &self.der[key]);
-        let key = issuer.subject_key.clone().map(|key| &issuer.der[key]);
-        named.is_some() && named != key
+    /// Whether the signature of `other` is by this certificate's key. `None` when its algorithm is
+    /// none of those that are trusted today.
+    fn has_signed(&self, other: &Self) -> Option<bool> {
+        let public_key = self.public_key();
+        let mut info = Reader::of(public_key).only(SEQUENCE)?;
+        let key_algorithm = &public_key[info.next_of(SEQUENCE)?.range()];
+        let key = &public_key[info.only(BIT_STRING)?.bits()?];
+        let signature_algorithm = &other.der[other.signature_algorithm.clone()];
+        let algorithms = default_provider().signature_verification_algorithms.all;
+        let mut algorithms = algorithms.iter().filter(|algorithm| {
+            algorithm.public_key_alg_id().as_ref() == key_algorithm
+                && algorithm.signature_alg_id().as_ref() == signature_algorithm
+        });
+        let algorithm = algorithms.next()?;
+        let (signed, signature) = (&other.der[other.signed.clone()], &other.der[other.signature.clone()]);
+        Some(algorithm.verify_signature(key, signed, signature).is_ok())
     }
 }
 
 /// The AlgorithmIdentifier at the head of a SubjectPublicKeyInfo.
 #[cfg(feature = "pkcs12")]
 pub(in crate::render) fn algorithm(public_key: &[u8]) -> Option<&[u8]> {
-    let mut info = Reader { input: public_key, at: 0, end: public_key.len() }.only(SEQUENCE)?;
+    let mut info = Reader::of(public_key).only(SEQUENCE)?;
     let start = info.at;
     info.next_of(SEQUENCE)?;
     Some(&public_key[start..info.at])
@@ -114,7 +150,17 @@ struct Reader<'a> {
     end: usize,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn of(input: &'a [u8]) -> Self {
+        Self { input, at: 0, end: input.len() }
+    }
+
+    /// What a BIT STRING of whole bytes holds, when this is its content.
+    fn bits(&self) -> Option<Range<usize>> {
+        let content = self.input.get(self.range())?;
+        (content.first() == Some(&0)).then_some(self.at + 1..self.end)
+    }
+
     fn range(&self) -> Range<usize> {
         self.at..self.end
     }

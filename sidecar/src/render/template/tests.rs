@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::render::format::tests::shell_reads;
 use crate::render::tests::{any_text, json};
 
 const DB: &str = r#"{"username": "app", "password": "p@ss/w'ord", "port": 5432, "ratio": 1.50,
@@ -498,7 +499,68 @@ fn no_error_holds_any_part_of_a_value() {
     assert!(failed > 90, "{failed}");
 }
 
+/// The result of a filter on a text, on the same text as a field, and on it as a JSON value.
+fn filtered(filter: &str, value: &str) -> String {
+    let fields = serde_json::json!({ "f": value }).to_string();
+    let values = [("v", text(value)), ("w", text(&fields))];
+    let whole = rendered_with(&format!("{{{{ v | {filter} }}}}"), &values).unwrap();
+    assert_eq!(rendered_with(&format!("{{{{ w.f | {filter} }}}}"), &values).as_ref(), Ok(&whole));
+    whole
+}
+
+/// A text that is taken for a text even when it is a whole value: it is no JSON object or array.
+fn plain_text() -> impl Strategy<Value = String> {
+    any_text().prop_filter("JSON", |text| !text.trim_start().starts_with(['[', '{']))
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn a_shell_reads_its_words(values in proptest::collection::vec(plain_text(), 1..24)) {
+        let values: Vec<String> = values.into_iter().map(|value| value.replace('\0', "")).collect();
+        let lines = values.iter().enumerate().map(|(number, value)| format!("K_{number}={}\n", filtered("shell", value)));
+        let read = shell_reads(lines.collect::<String>().as_bytes());
+        for (number, value) in values.iter().enumerate() {
+            prop_assert_eq!(read.get(format!("K_{number}").as_bytes()).map(Vec::as_slice), Some(value.as_bytes()));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn other_readers_read_what_filters_quote(value in plain_text()) {
+        let json = filtered("json", &value);
+        prop_assert_eq!(&serde_json::from_str::<String>(&json).unwrap(), &value);
+        let yaml = format!("a: {}\nb: [{}]\n", filtered("yaml", &value), filtered("yaml", &value));
+        let read: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+        prop_assert_eq!(read, serde_json::json!({"a": value, "b": [value]}));
+
+        let url = filtered("urlencode", &value);
+        prop_assert!(url.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)));
+        prop_assert_eq!(percent_encoding::percent_decode_str(&url).decode_utf8().unwrap(), value.as_str());
+
+        let base64 = filtered("base64", &value);
+        prop_assert_eq!(aws_smithy_types::base64::decode(&base64).unwrap(), value.as_bytes());
+        prop_assert_eq!(filtered("b64encode | b64decode", &value), value.clone());
+
+        // This reader knows no surrogate pairs, which Java writes and reads.
+        let value = value.replace(|c| c > '\u{ffff}', "");
+        let line = format!("k={}\nl=1\n", filtered("properties", &value));
+        let read: BTreeMap<_, _> = java_properties::read(line.as_bytes()).unwrap().into_iter().collect();
+        prop_assert_eq!(read, BTreeMap::from([("k".to_owned(), value), ("l".to_owned(), "1".to_owned())]));
+    }
+
+    #[test]
+    fn json_keeps_order_and_digits(value in json()) {
+        prop_assume!(value.is_object() || value.is_array());
+        let stored = value.to_string();
+        let written = rendered_with("{{ w | json }}", &[("w", text(&stored))]).unwrap();
+        prop_assert_eq!(&serde_json::from_str::<serde_json::Value>(&written).unwrap(), &value);
+        let keys = |value: &serde_json::Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
+        prop_assert_eq!(keys(&serde_json::from_str(&written).unwrap()), keys(&value));
+    }
+
     #[test]
     fn a_value_passes_through_whole(value in any_text(), other in json()) {
         let values = [("v", text(&value)), ("w", text(&other.to_string()))];
