@@ -9,6 +9,11 @@ use super::change::{Change, Subject, parameter_of_arn, secret_of_arn};
 const MESSAGE_MAX: usize = 1 << 20;
 /// Longest part of an event's kind that a message repeats, in characters.
 const KIND_MAX: usize = 64;
+/// Most names in one call (Systems Manager API reference, DeleteParameters, `Names`).
+const NAMES_MAX: usize = 10;
+/// Most labels in one call (Secrets Manager API reference, PutSecretValue, `VersionStages`;
+/// Parameter Store takes fewer).
+const LABELS_MAX: usize = 20;
 
 /// Why a message tells of no secret and no parameter. Nothing of the message is repeated but the
 /// kind of event that it says it is, escaped and cut.
@@ -43,6 +48,12 @@ pub enum Rejected {
         "an event `{kind}` that names no secret and no parameter; let the rule's target send the whole matched event"
     )]
     Nameless {
+        /// Its `detail-type`.
+        kind: String,
+    },
+    /// The event names more at once than its service takes, so it is none of AWS's.
+    #[error("an event `{kind}` that names more secrets, parameters or labels than one call may")]
+    TooMany {
         /// Its `detail-type`.
         kind: String,
     },
@@ -171,7 +182,7 @@ impl<'a> Message<'a> {
             ("aws.secretsmanager" | "aws.ssm", "AWS API Call via CloudTrail" | "AWS Service Event via CloudTrail") => {
                 self.recorded()
             }
-            _ => Err(Rejected::Foreign { kind: shown(detail_type) }),
+            _ => Err(Rejected::Foreign { kind: self.shown_kind() }),
         }
     }
 
@@ -222,7 +233,7 @@ impl<'a> Message<'a> {
                 | "UnlabelParameterVersion",
             ) => self.recorded_parameters(&record)?,
             (Some("secretsmanager.amazonaws.com" | "ssm.amazonaws.com"), _) => Vec::new(),
-            _ => return Err(self.foreign()),
+            _ => return Err(Rejected::Foreign { kind: self.shown_kind() }),
         };
         let placed = |change: Change| Change { region: change.region.or_else(|| record.aws_region.clone()), ..change };
         Ok(changes.into_iter().map(placed).collect())
@@ -246,7 +257,8 @@ impl<'a> Message<'a> {
         if name.is_none() && arn.is_none() {
             return Err(self.nameless());
         }
-        let labels = request.version_stages.into_iter().flatten().chain(request.version_stage).collect();
+        let labels: Vec<String> = request.version_stages.into_iter().flatten().chain(request.version_stage).collect();
+        self.check_count(1, labels.len())?;
         let change = self.change(Subject::Secret { name, arn });
         Ok(for_each_label(&Change { version: response.version_id, ..change }, labels))
     }
@@ -259,6 +271,7 @@ impl<'a> Message<'a> {
             return Err(self.nameless());
         }
         let labels = request.labels.unwrap_or_default();
+        self.check_count(names.len(), labels.len())?;
         let of_one = |name: String| {
             let subject = match parameter_of_arn(&name) {
                 Some(plain) => Subject::Parameter { name: plain.to_owned(), arn: Some(name) },
@@ -268,6 +281,14 @@ impl<'a> Message<'a> {
             for_each_label(&Change { version, ..self.change(subject) }, labels.clone())
         };
         Ok(names.into_iter().flat_map(of_one).collect())
+    }
+
+    /// A message of 1 MiB could name a hundred thousand of each, and their product.
+    fn check_count(&self, names: usize, labels: usize) -> Result<(), Rejected> {
+        if names <= NAMES_MAX && labels <= LABELS_MAX {
+            return Ok(());
+        }
+        Err(Rejected::TooMany { kind: self.shown_kind() })
     }
 
     fn detail<T: Deserialize<'a>>(&self) -> Result<T, Rejected> {
@@ -287,11 +308,15 @@ impl<'a> Message<'a> {
     }
 
     fn nameless(&self) -> Rejected {
-        Rejected::Nameless { kind: shown(self.detail_type.as_deref().unwrap_or_default()) }
+        Rejected::Nameless { kind: self.shown_kind() }
     }
 
-    fn foreign(&self) -> Rejected {
-        Rejected::Foreign { kind: shown(self.detail_type.as_deref().unwrap_or_default()) }
+    /// The `detail-type`, as an error may show it.
+    fn shown_kind(&self) -> String {
+        let kind = self.detail_type.as_deref().unwrap_or_default();
+        let cut: String = kind.chars().take(KIND_MAX).collect();
+        let ellipsis = if cut.len() < kind.len() { "…" } else { "" };
+        format!("{}{ellipsis}", cut.escape_debug())
     }
 }
 
@@ -311,12 +336,6 @@ fn part<'a, T: Default + Deserialize<'a>>(raw: Option<&'a RawValue>) -> Result<T
 /// The parser's own words may quote the text: only the place is kept.
 fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Rejected> {
     serde_json::from_str(text).map_err(|error| Rejected::Unreadable { line: error.line(), column: error.column() })
-}
-
-fn shown(kind: &str) -> String {
-    let cut: String = kind.chars().take(KIND_MAX).collect();
-    let ellipsis = if cut.len() < kind.len() { "…" } else { "" };
-    format!("{}{ellipsis}", cut.escape_debug())
 }
 
 #[cfg(test)]

@@ -185,6 +185,18 @@ fn everything_else_is_rejected_by_a_reason_that_repeats_none_of_it() {
         (event("aws.secretsmanager", "Secret Label Updated", &[ARN], json!({"name": ["s3cr3t"]})), "no event in JSON"),
         (recorded("ssm", "PutParameter", json!({"requestParameters": {"value": "s3cr3t"}})), "names no secret"),
         (recorded("secretsmanager", "DeleteSecret", json!({})), "names no secret"),
+        (
+            recorded("ssm", "DeleteParameters", json!({"requestParameters": {"names": vec!["s3cr3t"; 11]}})),
+            "than one call may",
+        ),
+        (
+            recorded(
+                "ssm",
+                "LabelParameterVersion",
+                json!({"requestParameters": {"name": "a", "labels": vec!["s3cr3t"; 21]}}),
+            ),
+            "than one call may",
+        ),
         (format!("{{\"detail\": \"{}\"}}", "x".repeat(MESSAGE_MAX)), "longer than 1 MiB"),
         ("[".repeat(100_000), "no event in JSON"),
         (format!("{{\"detail\": {}", "[".repeat(100_000)), "no event in JSON"),
