@@ -83,7 +83,7 @@ pub(super) struct Stale {
 #[derive(Debug)]
 pub(super) enum Failure {
     /// AWS said no.
-    Aws(FetchError),
+    Aws(Box<FetchError>),
     /// As many calls are in the air as may be.
     TooMany,
     /// The call ended without a word.
@@ -170,7 +170,7 @@ impl Cache {
                 Ok(secret) => Ok(Answer { secret, origin: Origin::Aws }),
                 Err(error) => {
                     let fallback = if refresh_now { None } else { self.0.board().stale(key) };
-                    fallback.ok_or(Failure::Aws(error))
+                    fallback.ok_or_else(|| Failure::Aws(Box::new(error)))
                 }
             };
         }
