@@ -1,5 +1,6 @@
 //! `coffer run` and its sister commands against a real AWS API: one file for each behaviour.
 
+mod api;
 mod calls;
 mod endpoints;
 mod fallback;

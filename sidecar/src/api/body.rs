@@ -1,4 +1,4 @@
-//! The body of an answer: GetSecretValue's JSON, in memory that is wiped when it has been sent.
+//! The body of an answer: AWS's JSON, in memory that is wiped when it has been sent.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -11,36 +11,32 @@ use coffer_runtime::Secret;
 use serde::{Serialize, Serializer};
 
 use crate::render::Value;
-use crate::source::WholeSecret;
+use crate::source::{Whole, WholeParameter, WholeSecret};
 
-/// Writes a secret as AWS's agent does: the fields in its order, `null` for what AWS always tells
-/// and did not, and the date as a text of seconds since 1970.
-pub(super) fn write(secret: &WholeSecret) -> serde_json::Result<Bytes> {
-    let (text, binary) = match &secret.value {
-        Some(Value::Text(text)) => (Some(str::from_utf8(text.expose()).expect("Value::Text is valid UTF-8")), None),
-        Some(Value::Binary(bytes)) => (None, Some(Base64(bytes))),
-        None => (None, None),
-    };
-    let document = Document {
-        arn: secret.arn.as_deref(),
-        name: secret.name.as_deref(),
-        version_id: secret.version_id.as_deref(),
-        secret_string: text,
-        secret_binary: binary,
-        version_stages: secret.version_stages.as_deref(),
-        created_date: secret.created.map(seconds),
-    };
+/// Writes what AWS said.
+pub(super) fn write(whole: &Whole) -> serde_json::Result<Bytes> {
+    match whole {
+        Whole::Secret(secret) => json(&SecretDocument::of(secret)),
+        Whole::Parameter(parameter) => {
+            json(&ParameterDocument { parameter: ParameterFields::of(parameter), result_metadata: Nothing {} })
+        }
+    }
+}
+
+fn json(document: &impl Serialize) -> serde_json::Result<Bytes> {
     // Of the right size from the start: a buffer that grows would leave copies behind.
     let mut length = Length(0);
-    serde_json::to_writer(&mut length, &document)?;
+    serde_json::to_writer(&mut length, document)?;
     let mut bytes = Vec::with_capacity(length.0);
-    serde_json::to_writer(&mut bytes, &document)?;
+    serde_json::to_writer(&mut bytes, document)?;
     Ok(Bytes::from_owner(Body(Secret::new(bytes))))
 }
 
+/// A secret as AWS's agent writes it: the fields in its order, `null` for what AWS always tells and
+/// did not, and the date as a text of seconds since 1970.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Document<'a> {
+struct SecretDocument<'a> {
     #[serde(rename = "ARN")]
     arn: Option<&'a str>,
     name: Option<&'a str>,
@@ -52,6 +48,72 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     version_stages: Option<&'a [String]>,
     created_date: Option<String>,
+}
+
+/// A parameter as AWS's Parameters and Secrets Lambda Extension writes it: `null` for what AWS did not
+/// tell, the date as RFC 3339, and an empty object that clients may look for.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ParameterDocument<'a> {
+    parameter: ParameterFields<'a>,
+    result_metadata: Nothing,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ParameterFields<'a> {
+    #[serde(rename = "ARN")]
+    arn: Option<&'a str>,
+    data_type: Option<&'a str>,
+    last_modified_date: Option<String>,
+    name: Option<&'a str>,
+    selector: Option<&'a str>,
+    source_result: Option<&'a str>,
+    r#type: Option<&'a str>,
+    value: Option<&'a str>,
+    version: i64,
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
+impl<'a> SecretDocument<'a> {
+    fn of(secret: &'a WholeSecret) -> Self {
+        let (secret_string, secret_binary) = match &secret.value {
+            Some(Value::Text(value)) => (Some(text(value)), None),
+            Some(Value::Binary(bytes)) => (None, Some(Base64(bytes))),
+            None => (None, None),
+        };
+        Self {
+            arn: secret.arn.as_deref(),
+            name: secret.name.as_deref(),
+            version_id: secret.version_id.as_deref(),
+            secret_string,
+            secret_binary,
+            version_stages: secret.version_stages.as_deref(),
+            created_date: secret.created.map(seconds),
+        }
+    }
+}
+
+impl<'a> ParameterFields<'a> {
+    fn of(parameter: &'a WholeParameter) -> Self {
+        Self {
+            arn: parameter.arn.as_deref(),
+            data_type: parameter.data_type.as_deref(),
+            last_modified_date: parameter.last_modified.map(|time| humantime::format_rfc3339_millis(time).to_string()),
+            name: parameter.name.as_deref(),
+            selector: parameter.selector.as_deref(),
+            source_result: parameter.source_result.as_deref(),
+            r#type: parameter.kind.as_deref(),
+            value: parameter.value.as_ref().map(text),
+            version: parameter.version,
+        }
+    }
+}
+
+fn text(value: &Secret) -> &str {
+    str::from_utf8(value.expose()).expect("the SDK gave this value as a text")
 }
 
 struct Base64<'a>(&'a Secret);
@@ -120,17 +182,17 @@ mod tests {
         }
     }
 
-    fn text(secret: &WholeSecret) -> String {
-        String::from_utf8(write(secret).unwrap().to_vec()).unwrap()
+    fn written(secret: WholeSecret) -> String {
+        String::from_utf8(write(&Whole::Secret(secret)).unwrap().to_vec()).unwrap()
     }
 
     #[test]
     fn a_secret_reads_as_the_agent_writes_it() {
         assert_eq!(
-            text(&secret(Some(Value::Text(Secret::copy_of(b"{\"a\":\"b\"}"))))),
+            written(secret(Some(Value::Text(Secret::copy_of(b"{\"a\":\"b\"}"))))),
             r#"{"ARN":"arn:aws:secretsmanager:us-west-2:123456789012:secret:MyTest-NhBWsc","Name":"MyTest","VersionId":"5767290c-d089-49ed-b97c-17086f8c9d79","SecretString":"{\"a\":\"b\"}","VersionStages":["AWSCURRENT"],"CreatedDate":"1569534789.046"}"#
         );
-        let binary = text(&secret(Some(Value::Binary(Secret::copy_of(b"\0\xff\x10")))));
+        let binary = written(secret(Some(Value::Binary(Secret::copy_of(b"\0\xff\x10")))));
         assert!(
             binary.contains(r#""SecretBinary":"AP8Q","VersionStages""#) && !binary.contains("SecretString"),
             "{binary}"
@@ -141,7 +203,26 @@ mod tests {
     fn what_aws_left_out_is_null_or_left_out() {
         let nothing =
             WholeSecret { arn: None, name: None, version_id: None, value: None, version_stages: None, created: None };
-        assert_eq!(text(&nothing), r#"{"ARN":null,"Name":null,"VersionId":null,"CreatedDate":null}"#);
+        assert_eq!(written(nothing), r#"{"ARN":null,"Name":null,"VersionId":null,"CreatedDate":null}"#);
+    }
+
+    #[test]
+    fn a_parameter_reads_as_the_lambda_extension_writes_it() {
+        let parameter = Whole::Parameter(WholeParameter {
+            arn: Some("arn:aws:ssm:us-west-2:123456789012:parameter/level".into()),
+            data_type: Some("text".into()),
+            last_modified: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_569_534_789_046)),
+            name: Some("/level".into()),
+            selector: None,
+            source_result: None,
+            kind: Some("String".into()),
+            value: Some(Secret::copy_of(b"a \"quoted\" one")),
+            version: 3,
+        });
+        assert_eq!(
+            String::from_utf8(write(&parameter).unwrap().to_vec()).unwrap(),
+            r#"{"Parameter":{"ARN":"arn:aws:ssm:us-west-2:123456789012:parameter/level","DataType":"text","LastModifiedDate":"2019-09-26T21:53:09.046Z","Name":"/level","Selector":null,"SourceResult":null,"Type":"String","Value":"a \"quoted\" one","Version":3},"ResultMetadata":{}}"#
+        );
     }
 
     #[test]
@@ -154,7 +235,7 @@ mod tests {
         #[test]
         fn any_text_and_any_bytes_read_back(value in any::<String>(), bytes: Vec<u8>) {
             use base64::Engine as _;
-            let read = |value| serde_json::from_str::<serde_json::Value>(&text(&secret(Some(value)))).unwrap();
+            let read = |value| serde_json::from_str::<serde_json::Value>(&written(secret(Some(value)))).unwrap();
             let text = read(Value::Text(Secret::copy_of(value.as_bytes())));
             prop_assert_eq!(text["SecretString"].as_str(), Some(value.as_str()));
             let binary = read(Value::Binary(Secret::copy_of(&bytes)));

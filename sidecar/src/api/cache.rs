@@ -18,7 +18,7 @@ use coffer_runtime::aws::Class;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::source::{FetchError, SecretQuery, WholeSecret};
+use crate::source::{FetchError, Whole, WholeQuery};
 use crate::spec::Access;
 
 /// How much shorter or longer than configured an answer is kept, so that what was fetched together
@@ -34,13 +34,13 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// Asks AWS.
 pub(super) type Ask = Box<dyn Fn(Key) -> Asked + Send + Sync>;
-pub(super) type Asked = Pin<Box<dyn Future<Output = Result<WholeSecret, FetchError>> + Send>>;
+pub(super) type Asked = Pin<Box<dyn Future<Output = Result<Whole, FetchError>> + Send>>;
 
 /// What an answer is an answer to. Two identities never share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) access: Access,
-    pub(super) query: SecretQuery,
+    pub(super) query: WholeQuery,
 }
 
 /// How much is kept, and for how long.
@@ -57,7 +57,7 @@ pub(super) struct Limits {
 /// An answer, and where it is from.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
-    pub(super) secret: Arc<WholeSecret>,
+    pub(super) whole: Arc<Whole>,
     pub(super) origin: Origin,
 }
 
@@ -83,7 +83,7 @@ pub(super) struct Stale {
 #[derive(Debug)]
 pub(super) enum Failure {
     /// AWS said no.
-    Aws(FetchError),
+    Aws(Box<FetchError>),
     /// As many calls are in the air as may be.
     TooMany,
     /// The call ended without a word.
@@ -107,7 +107,7 @@ struct Board {
 }
 
 struct Entry {
-    secret: Arc<WholeSecret>,
+    whole: Arc<Whole>,
     runs_out: Instant,
     last_use: u64,
     trouble: Option<Trouble>,
@@ -123,7 +123,7 @@ struct Trouble {
     gone: Option<Instant>,
 }
 
-type Landing = watch::Receiver<Option<Result<Arc<WholeSecret>, FetchError>>>;
+type Landing = watch::Receiver<Option<Result<Arc<Whole>, FetchError>>>;
 
 #[derive(Clone)]
 struct Flight {
@@ -167,10 +167,10 @@ impl Cache {
                 continue;
             }
             return match landed {
-                Ok(secret) => Ok(Answer { secret, origin: Origin::Aws }),
+                Ok(whole) => Ok(Answer { whole, origin: Origin::Aws }),
                 Err(error) => {
                     let fallback = if refresh_now { None } else { self.0.board().stale(key) };
-                    fallback.ok_or(Failure::Aws(error))
+                    fallback.ok_or_else(|| Failure::Aws(Box::new(error)))
                 }
             };
         }
@@ -225,7 +225,7 @@ impl Board {
             Some(trouble) if now < trouble.ask_again => Origin::Stale(trouble.stale.clone()),
             _ => return None,
         };
-        Some(Answer { secret: Arc::clone(&entry.secret), origin })
+        Some(Answer { whole: Arc::clone(&entry.whole), origin })
     }
 
     /// The old answer, in place of one that does not come.
@@ -233,15 +233,15 @@ impl Board {
         let entry = self.entries.get(key)?;
         let slow = || Stale { since: SystemTime::now(), reason: "Timeout".to_owned() };
         let stale = entry.trouble.as_ref().map_or_else(slow, |trouble| trouble.stale.clone());
-        Some(Answer { secret: Arc::clone(&entry.secret), origin: Origin::Stale(stale) })
+        Some(Answer { whole: Arc::clone(&entry.whole), origin: Origin::Stale(stale) })
     }
 
-    fn land(&mut self, key: &Key, result: &Result<Arc<WholeSecret>, FetchError>, limits: &Limits) {
+    fn land(&mut self, key: &Key, result: &Result<Arc<Whole>, FetchError>, limits: &Limits) {
         let now = Instant::now();
         self.flights.remove(key);
         match result {
             Ok(_) if limits.ttl.is_zero() => {}
-            Ok(secret) => self.keep(key, secret, now + spread(limits.ttl), limits.entries),
+            Ok(whole) => self.keep(key, whole, now + spread(limits.ttl), limits.entries),
             Err(error) => {
                 let Some(entry) = self.entries.get_mut(key) else { return };
                 if entry.fail(key, error, now) {
@@ -251,12 +251,12 @@ impl Board {
         }
     }
 
-    fn keep(&mut self, key: &Key, secret: &Arc<WholeSecret>, runs_out: Instant, limit: usize) {
+    fn keep(&mut self, key: &Key, whole: &Arc<Whole>, runs_out: Instant, limit: usize) {
         self.uses += 1;
-        let entry = Entry { secret: Arc::clone(secret), runs_out, last_use: self.uses, trouble: None };
+        let entry = Entry { whole: Arc::clone(whole), runs_out, last_use: self.uses, trouble: None };
         let before = self.entries.insert(key.clone(), entry);
         if before.is_some_and(|before| before.trouble.is_some()) {
-            tracing::info!(secret = ?key.query.id, "AWS answers again; the API's answer is fresh");
+            tracing::info!(wanted = %key.query, "AWS answers again; the API's answer is fresh");
         }
         if self.entries.len() > limit {
             let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.last_use).map(|(key, _)| key.clone());
@@ -270,7 +270,7 @@ impl Entry {
     fn fail(&mut self, key: &Key, error: &FetchError, now: Instant) -> bool {
         let code = &error.cause.code;
         if self.trouble.is_none() {
-            tracing::warn!(secret = ?key.query.id, code, "AWS gives no answer to the API; the last one is given on, as stale");
+            tracing::warn!(wanted = %key.query, code, "AWS gives no answer to the API; the last one is given on, as stale");
         }
         let before = self.trouble.as_ref();
         let failures = before.map_or(1, |trouble| trouble.failures.saturating_add(1));
@@ -310,6 +310,7 @@ mod tests {
 
     use super::*;
     use crate::render::Value;
+    use crate::source::{SecretQuery, WholeSecret};
 
     const TTL: Duration = Duration::from_secs(300);
     /// Above any jitter.
@@ -326,14 +327,14 @@ mod tests {
     impl Aws {
         fn cache(&self, ttl: Duration, entries: usize) -> Arc<Cache> {
             let aws = self.clone();
-            let ask = move |key: Key| -> Asked {
+            let ask = move |_: Key| -> Asked {
                 let aws = aws.clone();
-                Box::pin(async move { aws.answer(&key).await })
+                Box::pin(async move { aws.answer().await })
             };
             Arc::new(Cache::new(Limits { ttl, entries, flights: 2000 }, Box::new(ask)))
         }
 
-        async fn answer(&self, key: &Key) -> Result<WholeSecret, FetchError> {
+        async fn answer(&self) -> Result<Whole, FetchError> {
             let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
             let delay = if *self.hangs.lock().unwrap() { 20_000 } else { 100 };
             tokio::time::sleep(Duration::from_millis(delay)).await;
@@ -341,14 +342,14 @@ mod tests {
                 let cause = AwsError::new("secretsmanager:GetSecretValue", class, code, "no");
                 return Err(FetchError { cause, identity: "process".into(), region: "eu-west-1".into() });
             }
-            Ok(WholeSecret {
+            Ok(Whole::Secret(WholeSecret {
                 arn: None,
-                name: Some(key.query.id.clone()),
+                name: None,
                 version_id: Some(call.to_string()),
                 value: Some(Value::Text(Secret::copy_of(b"v"))),
                 version_stages: None,
                 created: None,
-            })
+            }))
         }
 
         fn says(&self, trouble: Option<(Class, &'static str)>) {
@@ -365,15 +366,26 @@ mod tests {
     }
 
     fn key(id: &str) -> Key {
-        let query = SecretQuery { id: id.into(), version_id: None, version_stage: None };
-        Key { access: Access::default(), query }
+        secret_key(SecretQuery { id: id.into(), version_id: None, version_stage: None })
+    }
+
+    fn secret_key(query: SecretQuery) -> Key {
+        Key { access: Access::default(), query: WholeQuery::Secret(query) }
+    }
+
+    /// The number of the call that brought the answer.
+    fn call_of(answer: &Answer) -> usize {
+        match &*answer.whole {
+            Whole::Secret(secret) => secret.version_id.as_ref().unwrap().parse().unwrap(),
+            Whole::Parameter(_) => panic!("a parameter"),
+        }
     }
 
     /// The number of the call that brought the answer, and whether it is stale.
     async fn get(cache: &Cache, id: &str, refresh_now: bool) -> Result<(usize, Option<String>), String> {
         match cache.get(&key(id), refresh_now).await {
             Ok(answer) => {
-                let call = answer.secret.version_id.as_ref().unwrap().parse().unwrap();
+                let call = call_of(&answer);
                 let stale = match answer.origin {
                     Origin::Stale(stale) => Some(stale.reason),
                     Origin::Kept | Origin::Aws => None,
@@ -540,7 +552,7 @@ mod tests {
         let aws = Aws::default();
         let cache = aws.cache(TTL, 2);
         get(&cache, "a", false).await.unwrap();
-        let b = cache.get(&key("b"), false).await.unwrap().secret;
+        let b = cache.get(&key("b"), false).await.unwrap().whole;
         get(&cache, "a", false).await.unwrap();
         get(&cache, "c", false).await.unwrap();
         assert_eq!(cache.len(), 2);
@@ -556,12 +568,11 @@ mod tests {
         let cache = aws.cache(TTL, 10);
         let mut other_region = key("a");
         other_region.access.region = Some("us-east-1".into());
-        let mut other_stage = key("a");
-        other_stage.query.version_stage = Some("AWSPREVIOUS".into());
-        let mut other_version = key("a");
-        other_version.query.version_id = Some("AWSPREVIOUS".into());
-        for (key, call) in [(key("a"), "1"), (other_region, "2"), (other_stage, "3"), (other_version, "4")] {
-            assert_eq!(cache.get(&key, false).await.unwrap().secret.version_id.as_deref(), Some(call));
+        let version = || Some("AWSPREVIOUS".to_owned());
+        let other_stage = secret_key(SecretQuery { id: "a".into(), version_id: None, version_stage: version() });
+        let other_version = secret_key(SecretQuery { id: "a".into(), version_id: version(), version_stage: None });
+        for (key, call) in [(key("a"), 1), (other_region, 2), (other_stage, 3), (other_version, 4)] {
+            assert_eq!(call_of(&cache.get(&key, false).await.unwrap()), call);
         }
     }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,6 +16,10 @@ use tokio::time::{Instant, Sleep};
 
 /// How long a client may say nothing: longer than an answer may take.
 const SILENCE: Duration = Duration::from_secs(75);
+/// File descriptors for everything but clients: AWS, volumes, health and metrics.
+const OTHER_DESCRIPTORS: usize = 256;
+/// What a limit of descriptors leaves to clients in any case.
+const CONNECTIONS_MIN: usize = 16;
 
 /// Hands out no more than so many connections at a time; further clients wait in the kernel's queue.
 pub(super) struct Bounded {
@@ -23,9 +28,34 @@ pub(super) struct Bounded {
 }
 
 impl Bounded {
+    /// Takes fewer connections than asked for where the process may not have as many descriptors.
     pub(super) fn new(listener: TcpListener, connections: usize) -> Self {
-        Self { listener, seats: Arc::new(Semaphore::new(connections)) }
+        let possible = room_for(connections);
+        if possible < connections {
+            tracing::warn!(
+                connections = possible,
+                "the limit of open files leaves the API fewer connections than {connections}; raise it (RLIMIT_NOFILE)"
+            );
+        }
+        Self { listener, seats: Arc::new(Semaphore::new(possible)) }
     }
+}
+
+/// How many of `connections` there are descriptors for, once the process has taken what it may: the
+/// soft limit is often 1024, for the sake of old programs that use select(2).
+fn room_for(connections: usize) -> usize {
+    let needed = connections + OTHER_DESCRIPTORS;
+    let count = |limit: Option<u64>| limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let mut limit = count(current);
+    if limit < needed {
+        let raised = needed.min(count(maximum));
+        let asked = Rlimit { current: Some(raised as u64), maximum };
+        if setrlimit(Resource::Nofile, asked).is_ok() {
+            limit = raised;
+        }
+    }
+    connections.min(limit.saturating_sub(OTHER_DESCRIPTORS).max(CONNECTIONS_MIN))
 }
 
 impl Listener for Bounded {

@@ -48,7 +48,7 @@ impl Counters {
         let help = "Requests to the loopback API by class of HTTP status";
         registry.register("api_requests", help, self.requests.clone());
         let help =
-            "Secrets that the loopback API was asked for: from its cache, from AWS, or an old one while AWS gives none";
+            "Values that the loopback API was asked for: from its cache, from AWS, or an old one while AWS gives none";
         registry.register("api_cache", help, self.cache.clone());
     }
 }

@@ -1,15 +1,17 @@
-//! A loopback HTTP API with the requests and answers of AWS's Secrets Manager Agent, so that programs
-//! written for it work unchanged.
+//! A loopback HTTP API with the requests and answers of AWS's Secrets Manager Agent, and for parameters
+//! with those of AWS's Parameters and Secrets Lambda Extension, so that programs written for them work
+//! unchanged.
 //!
 //! ```text
 //! GET /ping                                                        no token; `healthy`
 //! GET /secretsmanager/get?secretId=&versionId=&versionStage=&refreshNow=&roleArn=
 //! GET /v1/NAME?versionId=&versionStage=&refreshNow=&roleArn=
+//! GET /systemsmanager/parameters/get?name=&version=&label=&withDecryption=&refreshNow=&roleArn=
 //! ```
 //!
 //! A request carries the token in `X-Aws-Parameters-Secrets-Token` or `X-Vault-Token`. The body is
-//! GetSecretValue's JSON. What differs from the agent: many who ask together cost one call, and that is
-//! GetSecretValue alone; while AWS gives no new answer the old one is given on, and says so in
+//! GetSecretValue's or GetParameter's JSON. What differs from the agent: many who ask together cost one
+//! call, and that is GetSecretValue alone; while AWS gives no new answer the old one is given on, and says so in
 //! `x-coffer-stale-since` (RFC 3339) and `x-coffer-stale-reason` (AWS's code).
 //!
 //! This is the one cache of Coffer. It keeps values in memory, each wiped when it is displaced.
@@ -45,11 +47,11 @@ use self::cache::{Answer, Ask, Cache, Failure, Key, Limits, Origin};
 use self::listener::Bounded;
 use self::metrics::Counters;
 use self::refusal::Refusal;
-use self::request::{Request, SecretRequest};
+use self::request::{Request, ValueRequest};
 use self::token::Token;
 pub use self::token::TokenError;
-use crate::source::Source;
-use crate::spec::{Access, ApiSpec, Reference, RoleStep, SecretRef, SecretVersion};
+use crate::source::{Source, WholeQuery};
+use crate::spec::{Access, ApiSpec, ParameterRef, ParameterVersion, Reference, RoleStep, SecretRef, SecretVersion};
 
 /// Headers that may carry the token.
 static TOKEN_HEADERS: [HeaderName; 2] =
@@ -128,12 +130,8 @@ pub struct ApiStatus {
 /// An answer that AWS gives nothing newer for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct StaleEntry {
-    /// The secret, as it was asked for.
-    pub secret: String,
-    /// The VersionId, if one was asked for.
-    pub version_id: Option<String>,
-    /// The staging label, if one was asked for.
-    pub version_stage: Option<String>,
+    /// The secret or parameter as it was asked for, such as `secretsmanager:prod/db?stage=AWSPREVIOUS`.
+    pub reference: String,
     /// The role it is asked for as, where one is assumed.
     pub role: Option<String>,
     /// Since when, in seconds since 1970.
@@ -192,9 +190,7 @@ impl Api {
     #[must_use]
     pub fn status(&self) -> ApiStatus {
         let entry = |(key, stale): (Key, cache::Stale)| StaleEntry {
-            secret: key.query.id,
-            version_id: key.query.version_id,
-            version_stage: key.query.version_stage,
+            reference: key.query.to_string(),
             role: key.access.role.map(|role| role.role_arn),
             since: stale.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
             reason: stale.reason,
@@ -245,11 +241,11 @@ impl Inner {
         }
         match Request::read(path, head.uri.query(), &self.path_prefix)? {
             Request::Health => Ok(Response::new(Body::from("healthy"))),
-            Request::Secret(request) => {
-                let id = request.query.id.clone();
-                let result = self.secret(request).await;
+            Request::Value(request) => {
+                let wanted = request.query.to_string();
+                let result = self.value(request).await;
                 let status = result.as_ref().map_or_else(|refusal| refusal.status, Response::status);
-                tracing::debug!(secret = ?id, status = status.as_u16(), "the API was asked");
+                tracing::debug!(wanted, status = status.as_u16(), "the API was asked");
                 drop(seat);
                 result
             }
@@ -265,7 +261,7 @@ impl Inner {
         if self.token.accepts(presented.map(HeaderValue::as_bytes)) { Ok(()) } else { Err(Refusal::bad_token()) }
     }
 
-    async fn secret(&self, request: SecretRequest) -> Result<Response, Refusal> {
+    async fn value(&self, request: ValueRequest) -> Result<Response, Refusal> {
         let access = self.access(&request)?;
         let key = Key { access, query: request.query };
         let found = tokio::time::timeout(REQUEST_TIME, self.cache.get(&key, request.refresh_now)).await;
@@ -274,7 +270,7 @@ impl Inner {
         let answer = found.map_err(|_| Refusal::too_late())?.map_err(|failure| match failure {
             Failure::Aws(error) => {
                 // The fix is for those who read the log; the client gets AWS's words.
-                tracing::debug!(secret = ?key.query.id, code = error.cause.code, "AWS refused: {}", error.fix());
+                tracing::debug!(wanted = %key.query, code = error.cause.code, "AWS refused: {}", error.fix());
                 Refusal::of_aws(&error)
             }
             Failure::TooMany => Refusal::too_many(),
@@ -284,9 +280,9 @@ impl Inner {
     }
 
     /// As whom and where to ask: as the request says, else as the config does. An ARN names its region.
-    fn access(&self, request: &SecretRequest) -> Result<Access, Refusal> {
+    fn access(&self, request: &ValueRequest) -> Result<Access, Refusal> {
         let own_region = self.access.region.as_deref().unwrap_or(&self.region);
-        let region = named_region(&request.query.id).filter(|region| region != own_region);
+        let region = named_region(&request.query).filter(|region| region != own_region);
         let role = request.role_arn.clone().map(|role_arn| RoleStep { role_arn, external_id: None });
         let role = match (role, &self.access.role) {
             // The role of the config, with the external id that stands beside it.
@@ -310,7 +306,7 @@ impl Inner {
 }
 
 fn respond(answer: &Answer) -> Result<Response, Refusal> {
-    let body = body::write(&answer.secret).map_err(|_| Refusal::internal())?;
+    let body = body::write(&answer.whole).map_err(|_| Refusal::internal())?;
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::OK;
     if let Origin::Stale(stale) = &answer.origin {
@@ -323,8 +319,15 @@ fn respond(answer: &Answer) -> Result<Response, Refusal> {
 }
 
 /// The region of an ARN, where it can be one: it becomes part of a host name.
-fn named_region(id: &str) -> Option<String> {
-    let reference = Reference::Secret(SecretRef { id: id.to_owned(), version: SecretVersion::Current });
+fn named_region(query: &WholeQuery) -> Option<String> {
+    let reference = match query {
+        WholeQuery::Secret(query) => {
+            Reference::Secret(SecretRef { id: query.id.clone(), version: SecretVersion::Current })
+        }
+        WholeQuery::Parameter(query) => {
+            Reference::Parameter(ParameterRef { name: query.name.clone(), version: ParameterVersion::Latest })
+        }
+    };
     let region = reference.region()?;
     let plausible = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let is_one = (1..=32).contains(&region.len()) && region.bytes().all(plausible);

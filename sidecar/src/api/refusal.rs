@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::source::FetchError;
 
-const GET_SECRET: &str = "secretsmanager:GetSecretValue";
+/// The calls that requests are answered by.
+const CALLS: [&str; 2] = ["secretsmanager:GetSecretValue", "ssm:GetParameter"];
 /// AWS's word for what is nobody's business; it comes without a message.
 const INTERNAL: &str = "InternalFailure";
 
@@ -63,12 +64,12 @@ impl Refusal {
 
     /// AWS's own refusal, with its code and its words.
     ///
-    /// Secrets Manager speaks AWS JSON 1.1, whose errors of the client are all HTTP 400, throttling
+    /// Both services speak AWS JSON 1.1, whose errors of the client are all HTTP 400, throttling
     /// and denials among them.
     pub(super) fn of_aws(error: &FetchError) -> Self {
         let cause = &error.cause;
         let (code, message) = (cause.code.as_str(), cause.message.as_str());
-        if cause.action != GET_SECRET {
+        if !CALLS.contains(&cause.action) {
             // What leads up to the call: credentials, and the role to assume.
             return match (cause.class, code) {
                 (Class::Denied, _) => Self::coded(StatusCode::FORBIDDEN, "AccessDeniedException", message),
@@ -119,6 +120,8 @@ mod tests {
     use coffer_runtime::aws::AwsError;
 
     use super::*;
+
+    const GET_SECRET: &str = CALLS[0];
 
     fn answer(action: &'static str, class: Class, code: &str, message: &str) -> (u16, String) {
         let cause = AwsError::new(action, class, code, message);

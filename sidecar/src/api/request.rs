@@ -1,11 +1,13 @@
-//! What a request asks for, read from its path and query as AWS's agent reads them.
+//! What a request asks for, read from its path and query as AWS's agent and AWS's Lambda extension read
+//! them.
 
 use super::refusal::Refusal;
-use crate::source::SecretQuery;
+use crate::source::{ParameterQuery, SecretQuery, WholeQuery};
 
-/// Longest `SecretId` (Secrets Manager API reference, GetSecretValue).
-const ID_MAX: usize = 2048;
-/// Longest staging label, and above the 64 of a VersionId (the same page).
+/// Longest `SecretId`, and longest `Name` of a parameter with its ARN (API references, GetSecretValue and
+/// GetParameter).
+const NAME_MAX: usize = 2048;
+/// Longest staging label, and above what a VersionId, a version number or a label may be (the same pages).
 const VERSION_MAX: usize = 256;
 /// Longest ARN of a role (IAM API reference, Role).
 const ROLE_MAX: usize = 2048;
@@ -15,15 +17,15 @@ const ROLE_MAX: usize = 2048;
 pub(super) enum Request {
     /// `/ping`.
     Health,
-    /// A secret.
-    Secret(SecretRequest),
+    /// A secret or a parameter.
+    Value(ValueRequest),
 }
 
-/// A request for a secret.
+/// A request for a secret or a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SecretRequest {
+pub(super) struct ValueRequest {
     /// Which.
-    pub(super) query: SecretQuery,
+    pub(super) query: WholeQuery,
     /// Whether AWS is to be asked whatever is known.
     pub(super) refresh_now: bool,
     /// The role to ask as, in place of the configured identity.
@@ -37,61 +39,109 @@ impl Request {
         let query = query.unwrap_or_default();
         match path {
             "/ping" => Ok(Self::Health),
-            "/secretsmanager/get" => SecretRequest::read(None, query).map(Self::Secret),
+            "/secretsmanager/get" => secret(None, query).map(Self::Value),
+            // AWS's own examples write it with a slash at the end.
+            "/systemsmanager/parameters/get" | "/systemsmanager/parameters/get/" => parameter(query).map(Self::Value),
             _ => match path.strip_prefix(prefix) {
                 Some("") => Err(Refusal::bad_request("missing secret ID")),
-                Some(name) => SecretRequest::read(Some(name), query).map(Self::Secret),
+                Some(name) => secret(Some(name), query).map(Self::Value),
                 None => Err(Refusal::not_found()),
             },
         }
     }
 }
 
-impl SecretRequest {
-    /// `in_path` is the secret's name as it stands in the path; without it the query has one.
-    fn read(in_path: Option<&str>, query: &str) -> Result<Self, Refusal> {
-        let mut id = match in_path {
-            Some(name) => Some(bounded("secretId", decode(name, false, "secretId")?, ID_MAX)?),
-            None => None,
-        };
-        let id_in_path = id.is_some();
-        let (mut version_id, mut version_stage, mut role_arn, mut refresh_now) = (None, None, None, None);
+/// `in_path` is the secret's name as it stands in the path; without it the query has one.
+fn secret(in_path: Option<&str>, query: &str) -> Result<ValueRequest, Refusal> {
+    let own: &[&str] =
+        if in_path.is_some() { &["versionId", "versionStage"] } else { &["versionId", "versionStage", "secretId"] };
+    let mut pairs = Pairs::read(query, own)?;
+    let id = match in_path {
+        Some(name) => Some(bounded("secretId", decode(name, false, "secretId")?)?),
+        None => pairs.take("secretId"),
+    };
+    let refresh_now = pairs.boolean("refreshNow")?;
+    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| Refusal::bad_request("missing parameter secretId"))?;
+    let (version_id, version_stage) = (pairs.filled("versionId")?, pairs.filled("versionStage")?);
+    let query = WholeQuery::Secret(SecretQuery { id, version_id, version_stage });
+    Ok(ValueRequest { query, refresh_now, role_arn: pairs.role()? })
+}
+
+/// As AWS's Parameters and Secrets Lambda Extension has it.
+fn parameter(query: &str) -> Result<ValueRequest, Refusal> {
+    let mut pairs = Pairs::read(query, &["name", "version", "label", "withDecryption"])?;
+    let refresh_now = pairs.boolean("refreshNow")?;
+    let decrypt = pairs.boolean("withDecryption")?;
+    let name = pairs.take("name").filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| Refusal::bad_request("missing parameter name"))?;
+    let selector = match (pairs.filled("version")?, pairs.filled("label")?) {
+        (Some(version), None) if version.bytes().any(|byte| !byte.is_ascii_digit()) => {
+            return Err(Refusal::bad_request("invalid version value"));
+        }
+        (Some(_), Some(_)) => return Err(Refusal::bad_request("version and label each choose a version; keep one")),
+        (version, label) => version.or(label),
+    };
+    let query = WholeQuery::Parameter(ParameterQuery { name, selector, decrypt });
+    Ok(ValueRequest { query, refresh_now, role_arn: pairs.role()? })
+}
+
+/// The parameters of a query, each known and there once.
+struct Pairs(Vec<(String, String)>);
+
+impl Pairs {
+    /// `own` are the parameters of one kind of request; what all take is known anyway.
+    fn read(query: &str, own: &[&str]) -> Result<Self, Refusal> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let key = decode(key, true, "a parameter's name")?;
-            let (slot, limit) = match key.as_str() {
-                "secretId" if !id_in_path => (&mut id, ID_MAX),
-                "versionId" => (&mut version_id, VERSION_MAX),
-                "versionStage" => (&mut version_stage, VERSION_MAX),
-                "roleArn" => (&mut role_arn, ROLE_MAX),
-                "refreshNow" => (&mut refresh_now, VERSION_MAX),
-                _ => return Err(Refusal::bad_request(format!("unknown parameter: {key}"))),
-            };
-            let value = bounded(&key, decode(value, true, &key)?, limit)?;
-            if slot.replace(value).is_some() {
+            if !own.contains(&key.as_str()) && !["refreshNow", "roleArn"].contains(&key.as_str()) {
+                return Err(Refusal::bad_request(format!("unknown parameter: {key}")));
+            }
+            if pairs.iter().any(|(other, _)| *other == key) {
                 return Err(Refusal::bad_request(format!("repeated parameter: {key}")));
             }
+            let value = bounded(&key, decode(value, true, &key)?)?;
+            pairs.push((key, value));
         }
-        let refresh_now = match refresh_now {
-            Some(text) => boolean(&text).ok_or_else(|| Refusal::bad_request("invalid refreshNow value"))?,
-            None => false,
-        };
-        let id = id.filter(|id| !id.is_empty()).ok_or_else(|| Refusal::bad_request("missing parameter secretId"))?;
-        for (key, value) in [("versionId", &version_id), ("versionStage", &version_stage)] {
-            if value.as_ref().is_some_and(String::is_empty) {
-                return Err(Refusal::bad_request(format!("empty parameter {key}")));
-            }
+        Ok(Self(pairs))
+    }
+
+    fn take(&mut self, key: &str) -> Option<String> {
+        let at = self.0.iter().position(|(known, _)| known == key)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    /// A text that is something if it is there.
+    fn filled(&mut self, key: &str) -> Result<Option<String>, Refusal> {
+        match self.take(key) {
+            Some(value) if value.is_empty() => Err(Refusal::bad_request(format!("empty parameter {key}"))),
+            value => Ok(value),
         }
-        if role_arn.as_deref().is_some_and(|arn| !is_role(arn)) {
-            return Err(Refusal::bad_request(
-                "invalid roleArn format, expected arn:<partition>:iam::<account>:role/<name>",
-            ));
+    }
+
+    /// False if it is not there.
+    fn boolean(&mut self, key: &str) -> Result<bool, Refusal> {
+        let Some(text) = self.take(key) else { return Ok(false) };
+        boolean(&text).ok_or_else(|| Refusal::bad_request(format!("invalid {key} value")))
+    }
+
+    fn role(&mut self) -> Result<Option<String>, Refusal> {
+        let arn = self.take("roleArn");
+        if arn.as_deref().is_some_and(|arn| !is_role(arn)) {
+            let expected = "invalid roleArn format, expected arn:<partition>:iam::<account>:role/<name>";
+            return Err(Refusal::bad_request(expected));
         }
-        Ok(Self { query: SecretQuery { id, version_id, version_stage }, refresh_now, role_arn })
+        Ok(arn)
     }
 }
 
-fn bounded(key: &str, value: String, limit: usize) -> Result<String, Refusal> {
+fn bounded(key: &str, value: String) -> Result<String, Refusal> {
+    let limit = match key {
+        "secretId" | "name" => NAME_MAX,
+        "roleArn" => ROLE_MAX,
+        _ => VERSION_MAX,
+    };
     if value.len() > limit {
         return Err(Refusal::bad_request(format!("{key} is longer than {limit} characters")));
     }
@@ -163,16 +213,17 @@ mod tests {
         Request::read(path, query, "/v1/").map_err(|refusal| (refusal.status.as_u16(), refusal.body))
     }
 
-    fn secret(target: &str) -> SecretRequest {
+    fn value(target: &str) -> ValueRequest {
         match read(target) {
-            Ok(Request::Secret(request)) => request,
+            Ok(Request::Value(request)) => request,
             other => panic!("{target}: {other:?}"),
         }
     }
 
-    fn named(id: &str) -> SecretRequest {
-        let query = SecretQuery { id: id.to_owned(), version_id: None, version_stage: None };
-        SecretRequest { query, refresh_now: false, role_arn: None }
+    fn secret(id: &str, version_id: Option<&str>, version_stage: Option<&str>) -> WholeQuery {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let (version_id, version_stage) = (owned(version_id), owned(version_stage));
+        WholeQuery::Secret(SecretQuery { id: id.to_owned(), version_id, version_stage })
     }
 
     #[test]
@@ -193,22 +244,50 @@ mod tests {
                 "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-AbCdEf",
             ),
         ] {
-            assert_eq!(secret(target), named(id), "{target}");
+            let expected = ValueRequest { query: secret(id, None, None), refresh_now: false, role_arn: None };
+            assert_eq!(value(target), expected, "{target}");
         }
         let versions = "versionId=v&versionStage=AWSPREVIOUS";
         for target in [format!("/secretsmanager/get?secretId=a&{versions}"), format!("/v1/a?{versions}")] {
-            let query =
-                SecretQuery { id: "a".into(), version_id: Some("v".into()), version_stage: Some("AWSPREVIOUS".into()) };
-            assert_eq!(secret(&target).query, query, "{target}");
+            assert_eq!(value(&target).query, secret("a", Some("v"), Some("AWSPREVIOUS")), "{target}");
         }
-        for (text, value) in
+        for (text, expected) in
             [("true", true), ("TRUE", true), ("1", true), ("false", false), ("False", false), ("0", false)]
         {
-            assert_eq!(secret(&format!("/v1/a?refreshNow={text}")).refresh_now, value, "{text}");
+            assert_eq!(value(&format!("/v1/a?refreshNow={text}")).refresh_now, expected, "{text}");
         }
         for arn in ["arn:aws:iam::123456789012:role/app", "arn:aws-us-gov:iam::123456789012:role/team/app+=,.@-_"] {
-            let role = secret(&format!("/v1/a?roleArn={}", arn.replace('+', "%2B"))).role_arn;
+            let role = value(&format!("/v1/a?roleArn={}", arn.replace('+', "%2B"))).role_arn;
             assert_eq!(role.as_deref(), Some(arn));
+        }
+    }
+
+    #[test]
+    fn reads_requests_for_parameters_as_the_lambda_extension_does() {
+        let parameter = |name: &str, selector: Option<&str>, decrypt| {
+            let selector = selector.map(str::to_owned);
+            WholeQuery::Parameter(ParameterQuery { name: name.to_owned(), selector, decrypt })
+        };
+        for (query, expected) in [
+            ("name=level", parameter("level", None, false)),
+            ("name=%2Fprod%2Flevel&withDecryption=true", parameter("/prod/level", None, true)),
+            ("name=/prod/level&version=3&withDecryption=false", parameter("/prod/level", Some("3"), false)),
+            ("label=blue&name=/prod/level", parameter("/prod/level", Some("blue"), false)),
+        ] {
+            for path in ["/systemsmanager/parameters/get", "/systemsmanager/parameters/get/"] {
+                assert_eq!(value(&format!("{path}?{query}")).query, expected, "{path}?{query}");
+            }
+        }
+        for (query, body) in [
+            ("", "missing parameter name"),
+            ("name=", "missing parameter name"),
+            ("name=a&version=1&label=b", "version and label each choose a version; keep one"),
+            ("name=a&version=b", "invalid version value"),
+            ("name=a&withDecryption=maybe", "invalid withDecryption value"),
+            ("name=a&secretId=b", "unknown parameter: secretId"),
+        ] {
+            let refused = read(&format!("/systemsmanager/parameters/get?{query}"));
+            assert_eq!(refused, Err((400, body.to_owned())), "{query}");
         }
     }
 
@@ -260,21 +339,24 @@ mod tests {
             let _ = Request::read(path, Some(query), &prefix);
             let _ = Request::read(&format!("{prefix}{path}"), Some(query), &prefix);
             let _ = Request::read("/secretsmanager/get", Some(query), &prefix);
+            let _ = Request::read("/systemsmanager/parameters/get", Some(query), &prefix);
         }
 
         #[test]
         fn never_panics_on_what_looks_like_a_query(
-            pairs in proptest::collection::vec("(secretId|versionId|versionStage|refreshNow|roleArn|x)?=?[%+&=a-f0-9A-Zé]{0,8}", 0..6),
+            pairs in proptest::collection::vec("(secretId|name|label|versionId|versionStage|refreshNow|roleArn|x)?=?[%+&=a-f0-9A-Zé]{0,8}", 0..6),
         ) {
-            let _ = read(&format!("/secretsmanager/get?{}", pairs.join("&")));
+            let query = pairs.join("&");
+            let _ = read(&format!("/secretsmanager/get?{query}"));
+            let _ = read(&format!("/systemsmanager/parameters/get?{query}"));
         }
 
         #[test]
         fn what_is_encoded_arrives_as_it_was(id in "[^\u{0}]{1,40}", stage in "[^\u{0}]{1,40}") {
-            let expected = SecretQuery { id: id.clone(), version_id: None, version_stage: Some(stage.clone()) };
+            let expected = secret(&id, None, Some(&stage));
             let (id, stage) = (encode(&id), encode(&stage));
-            prop_assert_eq!(&secret(&format!("/secretsmanager/get?versionStage={stage}&secretId={id}")).query, &expected);
-            prop_assert_eq!(&secret(&format!("/v1/{id}?versionStage={stage}")).query, &expected);
+            prop_assert_eq!(&value(&format!("/secretsmanager/get?versionStage={stage}&secretId={id}")).query, &expected);
+            prop_assert_eq!(&value(&format!("/v1/{id}?versionStage={stage}")).query, &expected);
         }
     }
 }

@@ -6,7 +6,7 @@ use coffer_runtime::aws::{AwsError, Class};
 
 use super::*;
 use crate::render::Value;
-use crate::source::{FetchError, WholeSecret};
+use crate::source::{FetchError, Whole, WholeParameter, WholeSecret};
 
 const TOKEN: &str = "t0ken";
 
@@ -44,20 +44,24 @@ impl Bench {
             let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
             let denied = *refuses.lock().unwrap();
             Box::pin(async move {
-                if key.query.id == "slow" {
+                let id = match &key.query {
+                    WholeQuery::Secret(query) => query.id.as_str(),
+                    WholeQuery::Parameter(_) => return Ok(Whole::Parameter(parameter())),
+                };
+                if id == "slow" {
                     tokio::time::sleep(Duration::from_secs(59)).await;
                 }
-                match key.query.id.as_str() {
+                match id {
                     _ if denied => Err(refused(Class::Denied, "AccessDeniedException")),
                     "missing" => Err(refused(Class::NotFound, "ResourceNotFoundException")),
-                    id => Ok(WholeSecret {
+                    id => Ok(Whole::Secret(WholeSecret {
                         arn: Some(format!("arn:{id}")),
                         name: Some(id.to_owned()),
                         version_id: Some(call.to_string()),
                         value: Some(Value::Text(Secret::copy_of(b"hunter2"))),
                         version_stages: Some(vec!["AWSCURRENT".into()]),
                         created: None,
-                    }),
+                    })),
                 }
             })
         };
@@ -87,6 +91,20 @@ impl Bench {
 
     fn calls(&self) -> usize {
         self.asked.lock().unwrap().len()
+    }
+}
+
+fn parameter() -> WholeParameter {
+    WholeParameter {
+        arn: None,
+        data_type: None,
+        last_modified: None,
+        name: Some("/level".into()),
+        selector: None,
+        source_result: None,
+        kind: None,
+        value: Some(Secret::copy_of(b"info")),
+        version: 1,
     }
 }
 
@@ -150,11 +168,28 @@ async fn a_secret_comes_as_json_and_from_the_cache_the_next_time() {
 }
 
 #[tokio::test]
+async fn a_parameter_comes_as_json_and_is_kept_apart_from_its_ciphertext() {
+    let bench = Bench::new(10);
+    let told = bench.get("/systemsmanager/parameters/get/?name=/level&withDecryption=true").await;
+    assert_eq!(told.status, 200);
+    assert!(
+        told.body.starts_with(r#"{"Parameter":{"ARN":null,"#) && told.body.contains(r#""Value":"info""#),
+        "{}",
+        told.body
+    );
+    bench.get("/systemsmanager/parameters/get?name=/level&withDecryption=1").await;
+    assert_eq!(bench.calls(), 1);
+    bench.get("/systemsmanager/parameters/get?name=/level").await;
+    bench.get("/systemsmanager/parameters/get?name=/level&label=blue").await;
+    assert_eq!(bench.calls(), 3);
+    assert_eq!(bench.last_asked().query.to_string(), "parameterstore:/level:blue");
+}
+
+#[tokio::test]
 async fn version_and_stage_go_to_aws_as_they_are() {
     let bench = Bench::new(10);
     bench.get("/v1/prod/db?versionStage=AWSPREVIOUS&versionId=v").await;
-    let query = bench.last_asked().query;
-    assert_eq!((query.version_id.as_deref(), query.version_stage.as_deref()), (Some("v"), Some("AWSPREVIOUS")));
+    assert_eq!(bench.last_asked().query.to_string(), "secretsmanager:prod/db?version=v&stage=AWSPREVIOUS");
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,7 +206,10 @@ async fn an_old_answer_says_since_when_and_why() {
     assert!(age < Duration::from_secs(60), "{since}");
     let status = bench.api.status();
     assert_eq!((status.entries, status.stale.len()), (1, 1));
-    assert_eq!((status.stale[0].secret.as_str(), status.stale[0].reason.as_str()), ("a", "AccessDeniedException"));
+    assert_eq!(
+        (status.stale[0].reference.as_str(), status.stale[0].reason.as_str()),
+        ("secretsmanager:a", "AccessDeniedException")
+    );
     // What insists, and what nothing is known of, fails.
     assert_eq!(bench.get("/v1/a?refreshNow=1").await.status, 400);
     assert_eq!(bench.get("/v1/b").await.status, 400);

@@ -10,7 +10,7 @@ use aws_types::request_id::RequestId;
 use coffer_runtime::Secret;
 use coffer_runtime::aws::{AwsError, Class, UserAgent};
 
-use super::{Answer, Fetched, SecretQuery, WholeSecret};
+use super::{Answer, Fetched, ParameterQuery, SecretQuery, WholeParameter, WholeSecret};
 use crate::render::Value;
 use crate::spec::{ParameterRef, ParameterVersion, PathRef, SecretRef, SecretVersion};
 
@@ -22,6 +22,7 @@ pub(super) mod action {
     pub(in crate::source) const GET_SECRET: &str = "secretsmanager:GetSecretValue";
     pub(in crate::source) const BATCH: &str = "secretsmanager:BatchGetSecretValue";
     pub(in crate::source) const DESCRIBE: &str = "secretsmanager:DescribeSecret";
+    pub(in crate::source) const GET_PARAMETER: &str = "ssm:GetParameter";
     pub(in crate::source) const GET_PARAMETERS: &str = "ssm:GetParameters";
     pub(in crate::source) const GET_BY_PATH: &str = "ssm:GetParametersByPath";
 }
@@ -101,7 +102,7 @@ impl Clients {
     }
 
     /// Everything that GetSecretValue tells, and AWS's own codes where it tells nothing.
-    pub(super) async fn whole(&self, query: &SecretQuery) -> Result<(WholeSecret, Option<String>), AwsError> {
+    pub(super) async fn whole_secret(&self, query: &SecretQuery) -> Result<(WholeSecret, Option<String>), AwsError> {
         let ask = self.secrets.get_secret_value().secret_id(&query.id);
         let ask = ask.set_version_id(query.version_id.clone()).set_version_stage(query.version_stage.clone());
         let answer = ask.send().await.map_err(|error| AwsError::from_sdk(action::GET_SECRET, &error))?;
@@ -114,6 +115,36 @@ impl Clients {
             value: answer.secret_string.map(|text| Value::Text(Secret::from(text))).or(binary),
             version_stages: answer.version_stages,
             created: answer.created_date.and_then(|date| SystemTime::try_from(date).ok()),
+        };
+        Ok((whole, request_id))
+    }
+
+    /// Everything that GetParameter tells.
+    pub(super) async fn whole_parameter(
+        &self,
+        query: &ParameterQuery,
+    ) -> Result<(WholeParameter, Option<String>), AwsError> {
+        let name = match &query.selector {
+            Some(selector) => format!("{}:{selector}", query.name),
+            None => query.name.clone(),
+        };
+        let ask = self.parameters.get_parameter().name(name).with_decryption(query.decrypt);
+        let answer = ask.send().await.map_err(|error| AwsError::from_sdk(action::GET_PARAMETER, &error))?;
+        let request_id = answer.request_id().map(str::to_owned);
+        let Some(parameter) = answer.parameter else {
+            let text = "the answer holds no parameter";
+            return Err(AwsError::new(action::GET_PARAMETER, Class::Transient, "UnreadableAnswer", text));
+        };
+        let whole = WholeParameter {
+            arn: parameter.arn,
+            data_type: parameter.data_type,
+            last_modified: parameter.last_modified_date.and_then(|date| SystemTime::try_from(date).ok()),
+            name: parameter.name,
+            selector: parameter.selector,
+            source_result: parameter.source_result,
+            kind: parameter.r#type.map(|kind| kind.as_str().to_owned()),
+            value: parameter.value.map(Secret::from),
+            version: parameter.version,
         };
         Ok((whole, request_id))
     }

@@ -24,7 +24,7 @@ use crate::spec::{Access, RateLimits, Reference};
 use budget::Budgets;
 pub use explain::FetchError;
 use store::Store;
-pub use whole::{SecretQuery, WholeSecret};
+pub use whole::{ParameterQuery, SecretQuery, Whole, WholeParameter, WholeQuery, WholeSecret};
 
 /// A value as a store gave it.
 #[derive(Debug)]
@@ -125,10 +125,10 @@ impl Source {
         found.into_iter().map(|(reference, result)| (reference, result.map_err(explain))).collect()
     }
 
-    /// Asks GetSecretValue for all that it tells of a secret: one call, within the same rate limits.
+    /// Asks for all that AWS tells of one secret or parameter: one call, within the same rate limits.
     ///
     /// Nothing is kept and nobody shares the answer: that is the asker's business.
-    pub async fn whole(&self, access: &Access, query: &SecretQuery) -> Result<WholeSecret, FetchError> {
+    pub async fn whole(&self, access: &Access, query: &WholeQuery) -> Result<Whole, FetchError> {
         let store = self.store(access);
         store.whole(query).await.map_err(|error| FetchError::new(error, store.who(), store.region()))
     }

@@ -15,7 +15,7 @@ use super::budget::{Budget, Budgets, Service};
 use super::calls::{Clients, Head, Pages, action};
 use super::flight::Flights;
 use super::plan::{Call, plan_heads, plan_values};
-use super::{Answer, Found, Question, SecretQuery, WholeSecret};
+use super::{Answer, Found, Question, Whole, WholeQuery};
 use crate::spec::{ParameterRef, Reference, SecretRef};
 
 /// After a denied permission that has a substitute, how long the substitute is used before the
@@ -113,9 +113,18 @@ impl Store {
         answers
     }
 
-    pub(super) async fn whole(&self, query: &SecretQuery) -> Result<WholeSecret, AwsError> {
+    pub(super) async fn whole(&self, query: &WholeQuery) -> Result<Whole, AwsError> {
         let inner = &self.0;
-        inner.call(action::GET_SECRET, &inner.secrets_budget, || inner.clients.whole(query)).await
+        match query {
+            WholeQuery::Secret(query) => {
+                let ask = || inner.clients.whole_secret(query);
+                inner.call(action::GET_SECRET, &inner.secrets_budget, ask).await.map(Whole::Secret)
+            }
+            WholeQuery::Parameter(query) => {
+                let ask = || inner.clients.whole_parameter(query);
+                inner.call(action::GET_PARAMETER, &inner.parameters_budget, ask).await.map(Whole::Parameter)
+            }
+        }
     }
 
     /// Asks for the versions of secrets, and for the values of those whose version is not the known
