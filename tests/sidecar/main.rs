@@ -2,10 +2,12 @@
 
 mod calls;
 mod endpoints;
+mod examples;
 mod fallback;
 mod faults;
 mod fixture;
 mod formats;
+mod hardening;
 mod identity;
 mod leaks;
 mod life;
