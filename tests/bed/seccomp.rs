@@ -113,11 +113,11 @@ impl Profile {
         let mut filters = Vec::new();
         for group in self.syscalls.iter().filter(|group| group.action == Action::Errno) {
             ensure!(group.args.is_empty(), "{:?} is refused for some arguments only", group.names);
-            filters.push(filter("allow".into(), json!({"errno": group.errno_ret}), group.rules(arch), arch)?);
+            filters.push(filter(&json!("allow"), &json!({"errno": group.errno_ret}), &group.rules(arch), arch)?);
         }
-        let rules = self.syscalls.iter().flat_map(|group| group.rules(arch)).collect();
+        let rules: Vec<_> = self.syscalls.iter().flat_map(|group| group.rules(arch)).collect();
         // The last one: it may refuse what it takes to install another.
-        filters.push(filter(json!({"errno": self.default_errno_ret}), "allow".into(), rules, arch)?);
+        filters.push(filter(&json!({"errno": self.default_errno_ret}), &json!("allow"), &rules, arch)?);
         Ok(filters)
     }
 }
@@ -143,7 +143,7 @@ impl Argument {
     }
 }
 
-fn filter(otherwise: Value, matched: Value, rules: Vec<Value>, arch: TargetArch) -> Result<BpfProgram> {
+fn filter(otherwise: &Value, matched: &Value, rules: &[Value], arch: TargetArch) -> Result<BpfProgram> {
     let text = json!({"one": {"mismatch_action": otherwise, "match_action": matched, "filter": rules}}).to_string();
     let Some(program) = compile_from_json(text.as_bytes(), arch)?.remove("one") else {
         bail!("seccompiler gave no program for {text}");

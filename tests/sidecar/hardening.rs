@@ -2,15 +2,18 @@
 //! for it nothing else.
 
 use std::{
+    ffi::OsString,
     fs,
+    os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
 use bed::{Process, Program, seccomp::Profile};
+use rustix::process::geteuid;
 use seccompiler::TargetArch;
 
-use crate::fixture::{Fixture, SOON, ends_with};
+use crate::fixture::{Fixture, SOON, ends_with, skip};
 
 fn profile() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/seccomp/coffer.json")
@@ -63,6 +66,41 @@ async fn it_publishes_rotates_and_ends_under_the_profile() -> Result<()> {
     ends_with(&fixture.coffer().args(["status", "--quiet", &listen]).under(confined()?).start()?, 0).await?;
     let status = sidecar.process.stop().await?;
     ensure!(status.success(), "{status}\n{}", sidecar.process.stderr());
+    Ok(())
+}
+
+/// The users and the group of deploy/kubernetes/sidecar.yaml, and none of root's capabilities.
+fn as_user(uid: u32, gid: u32) -> Vec<OsString> {
+    let ids = format!("setpriv --reuid={uid} --regid={gid} --groups=10001 --no-new-privs --bounding-set=-all");
+    ids.split(' ').map(OsString::from).collect()
+}
+
+#[tokio::test]
+async fn in_a_pod_of_the_example_it_publishes_and_the_application_reads() -> Result<()> {
+    if !geteuid().is_root() {
+        return skip("root, to be other users");
+    }
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "value").await?;
+    fixture.config("1h", ["{name: db, from: 'secretsmanager:prod/db'}"])?;
+    let token = fixture.path("token");
+    fs::write(&token, fixture.token.token())?;
+    fs::set_permissions(fixture.folder(), PermissionsExt::from_mode(0o755))?;
+    // As the kubelet makes an emptyDir in a pod with an fsGroup.
+    fs::create_dir(fixture.volume())?;
+    chown(fixture.volume(), None, Some(10001))?;
+    fs::set_permissions(fixture.volume(), PermissionsExt::from_mode(0o2777))?;
+
+    let wrapper = as_user(10002, 10001).into_iter().chain(confined()?.map(OsString::from));
+    let program = fixture.run().env("AWS_WEB_IDENTITY_TOKEN_FILE", token).under(wrapper);
+    let sidecar = fixture.start_as(program)?;
+    sidecar.ready().await?;
+    ensure!(field(&sidecar.process, "CapBnd")?.trim_matches('0').is_empty());
+
+    let file = fixture.volume().join("db");
+    let application = Program::new("/bin/cat").arg(file).under(as_user(10003, 10003)).start()?;
+    ends_with(&application, 0).await?;
+    ensure!(application.stdout() == "value", "{}", application.stdout());
     Ok(())
 }
 
