@@ -2,16 +2,20 @@
 //! set of files and kept fresh.
 //!
 //! ```text
-//! spec ──► identity ──► source ──► render ──► volume
-//!  what     as whom      fetch      bytes      publish
+//! spec ──► identity ──► source ──► render ──► volume ──► notify
+//!  what     as whom      fetch      bytes      publish    tell the app
 //!                          ▲                     │
-//!                       schedule ◄── status ◄────┘
+//!            push ──►   schedule ◄── status ◄────┘
 //! ```
+//!
+//! [`engine`] turns the wheel, [`reload`] follows the config file, [`child`] runs a program with what was
+//! fetched, and [`api`] answers programs that ask for secrets over HTTP.
 
 pub mod api;
 pub mod child;
 mod digest;
 pub mod engine;
+mod epoch;
 pub mod file;
 pub mod identity;
 pub mod journal;

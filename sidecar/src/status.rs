@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::epoch::{seconds, seconds_of};
 use crate::notify::ActionStatus;
 
 /// The state of a whole process, shared by those who write it and those who show it.
@@ -164,17 +165,6 @@ impl VolumeStatus {
 
 fn nothing_yet(path: &Path) -> String {
     format!("{}: nothing is published yet", path.display())
-}
-
-pub(crate) fn seconds<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => seconds_of(time, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
-pub(crate) fn seconds_of<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
 }
 
 #[cfg(test)]

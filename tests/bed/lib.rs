@@ -6,6 +6,7 @@
 //! - [`Program`] runs one of our binaries as a child, [`Proc`] looks into it from outside.
 //! - [`SetReader`] and [`FileWatch`] see a volume as an application sees it.
 //! - [`TlsFront`] puts TLS before any of them.
+//! - [`seccomp::Profile`] is a seccomp profile as a container runtime reads it.
 //! - [`TokenFile`] is a pod's web-identity token.
 //!
 //! Whatever starts here ends with the test: a process, a thread or a folder lives no longer
@@ -19,6 +20,7 @@ mod loopback;
 mod proc;
 mod program;
 pub mod proxy;
+pub mod seccomp;
 mod service;
 mod tls;
 mod tmpfs;

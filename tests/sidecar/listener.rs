@@ -4,13 +4,13 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{env, fs, io};
+use std::{env, io};
 
 use anyhow::{Context, Error, Result};
 use coffer::identity::Identities;
 use coffer::metrics::Calls;
 use coffer::push::{Change, PushHandle, listen};
-use coffer::spec::Config;
+use coffer::reload::ConfigFile;
 use coffer_runtime::aws::{Aws, CallObserver, Timeouts};
 use coffer_runtime::telemetry::{LogFormat, LogLevel, init_logs};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 async fn main() -> Result<()> {
     init_logs("debug".parse::<LogLevel>().map_err(Error::msg)?, LogFormat::Text);
     let path = env::args().nth(1).context("the config's path is missing")?;
-    let spec = Config::parse(&path, &fs::read_to_string(&path)?)?.push.context("the config has no `push`")?;
+    let spec = ConfigFile::new(&path).load()?.push.context("the config has no `push`")?;
     let calls: Arc<dyn CallObserver> = Arc::new(Calls::default());
     let aws = Aws::load(None, Timeouts::default()).await?;
     let region = aws.region().context("AWS_REGION is missing")?.to_owned();

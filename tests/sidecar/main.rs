@@ -3,10 +3,12 @@
 mod api;
 mod calls;
 mod endpoints;
+mod examples;
 mod fallback;
 mod faults;
 mod fixture;
 mod formats;
+mod hardening;
 mod identity;
 mod leaks;
 mod life;

@@ -4,6 +4,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::epoch::seconds;
+
 /// What is known of one action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ActionStatus {
@@ -59,12 +61,6 @@ impl ActionStatus {
             next_try: None,
         }
     }
-}
-
-#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
-fn seconds<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    let seconds = time.map(|time| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
-    seconds.serialize(serializer)
 }
 
 #[cfg(test)]

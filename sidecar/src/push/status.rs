@@ -10,7 +10,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+
+use crate::epoch::{seconds, seconds_of};
 
 /// The state of the queue, shared by the one who reads it and those who show it.
 #[derive(Clone, Debug)]
@@ -161,17 +163,6 @@ impl Collector for PushHandle {
         }
         Ok(())
     }
-}
-
-fn seconds<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => seconds_of(time, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
-fn seconds_of<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep_until};
 pub use self::file::{ConfigFile, LoadError};
 use self::watch::Watch;
 use crate::engine::Orders;
+use crate::epoch::seconds_of;
 use crate::spec::Config;
-use crate::status::seconds_of;
 
 /// A volume that is new gets this long for its first set before it counts as failed, and is tried
 /// again.

@@ -117,7 +117,7 @@ mod tests {
 
     fn parse(top: &str) -> Result<Option<ApiSpec>, String> {
         let volumes = "volumes: [{path: /v, files: [{name: a, from: 'secretsmanager:a'}]}]";
-        let config = Config::parse("c.yaml", &format!("{top}\n{volumes}\n"));
+        let config = Config::parse("c.yaml", &format!("{top}\n{volumes}\n"), &|_| unreachable!());
         config.map(|config| config.api).map_err(|error| error.to_string())
     }
 

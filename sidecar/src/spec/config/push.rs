@@ -156,7 +156,8 @@ mod tests {
 
     fn parse(push: &str) -> Result<PushSpec, String> {
         let volumes = "volumes: [{path: /v, files: [{name: a, from: 'secretsmanager:a'}]}]";
-        let config = Config::parse("c", &format!("push: {push}\n{volumes}")).map_err(|error| error.to_string())?;
+        let config = Config::parse("c", &format!("push: {push}\n{volumes}"), &|_| unreachable!())
+            .map_err(|error| error.to_string())?;
         config.push.ok_or_else(|| "no push".to_owned())
     }
 

@@ -1,0 +1,165 @@
+//! Under the seccomp profile that goes with the sidecar it does all it has to, and the kernel does
+//! for it nothing else.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use bed::{Process, Program, seccomp::Profile};
+use rustix::process::geteuid;
+use seccompiler::TargetArch;
+
+use crate::fixture::{Fixture, SOON, ends_with, skip};
+
+fn profile() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/seccomp/coffer.json")
+}
+
+/// The command that runs another one under the profile.
+fn confined() -> Result<[PathBuf; 2]> {
+    Ok([Program::new("confined").path()?, profile()])
+}
+
+/// A field of `/proc/PID/status`.
+fn field(process: &Process, name: &str) -> Result<String> {
+    let text = fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
+    let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(found.with_context(|| format!("no {name} in {text}"))?.trim().to_owned())
+}
+
+#[test]
+fn the_profile_names_syscalls_that_exist() -> Result<()> {
+    let profile = Profile::load(&profile())?;
+    ensure!(profile.architectures() == ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"]);
+    for name in profile.names() {
+        let known = [TargetArch::x86_64, TargetArch::aarch64].map(|arch| Profile::is_syscall(name, arch));
+        ensure!(known.contains(&true), "there is no syscall {name}");
+    }
+    // What lets a process out of its container, or into another process.
+    for name in ["ptrace", "process_vm_readv", "unshare", "setns", "mount", "bpf", "keyctl", "io_uring_setup"] {
+        ensure!(!profile.names().contains(name), "{name} is allowed");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn it_publishes_rotates_and_ends_under_the_profile() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", r#"{"password": "old"}"#).await?;
+    // As a thing of its own: the name resolver works in a thread.
+    let by_name = fixture.proxy.url().replace("127.0.0.1", "localhost");
+    fixture.config("1s", ["{name: password, from: 'secretsmanager:prod/db', select: password}"])?;
+
+    let sidecar = fixture.start_as(fixture.run().env("AWS_ENDPOINT_URL", by_name).under(confined()?))?;
+    sidecar.ready().await?;
+    ensure!(field(&sidecar.process, "Seccomp")? == "2" && field(&sidecar.process, "NoNewPrivs")? == "1");
+    ensure!(fixture.read("password")? == "old");
+    fixture.aws.rotate_secret("prod/db", r#"{"password": "new"}"#).await?;
+    fixture.holds("password", "new").await?;
+
+    // The probe of a container runs under the container's profile.
+    let listen = format!("--listen={}", fixture.listen());
+    ends_with(&fixture.coffer().args(["status", "--quiet", &listen]).under(confined()?).start()?, 0).await?;
+    let status = sidecar.process.stop().await?;
+    ensure!(status.success(), "{status}\n{}", sidecar.process.stderr());
+    Ok(())
+}
+
+/// The users and the group of deploy/kubernetes/sidecar.yaml, and none of root's capabilities.
+fn as_user(uid: u32, gid: u32) -> Vec<OsString> {
+    let ids = format!("setpriv --reuid={uid} --regid={gid} --groups=10001 --no-new-privs --bounding-set=-all");
+    ids.split(' ').map(OsString::from).collect()
+}
+
+#[tokio::test]
+async fn in_a_pod_of_the_example_it_publishes_and_the_application_reads() -> Result<()> {
+    if !geteuid().is_root() {
+        return skip("root, to be other users");
+    }
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "value").await?;
+    fixture.config("1h", ["{name: db, from: 'secretsmanager:prod/db'}"])?;
+    let token = fixture.path("token");
+    fs::write(&token, fixture.token.token())?;
+    fs::set_permissions(fixture.folder(), PermissionsExt::from_mode(0o755))?;
+    // As the kubelet makes an emptyDir in a pod with an fsGroup.
+    fs::create_dir(fixture.volume())?;
+    chown(fixture.volume(), None, Some(10001))?;
+    fs::set_permissions(fixture.volume(), PermissionsExt::from_mode(0o2777))?;
+
+    let wrapper = as_user(10002, 10001).into_iter().chain(confined()?.map(OsString::from));
+    let program = fixture.run().env("AWS_WEB_IDENTITY_TOKEN_FILE", token).under(wrapper);
+    let sidecar = fixture.start_as(program)?;
+    sidecar.ready().await?;
+    ensure!(field(&sidecar.process, "CapBnd")?.trim_matches('0').is_empty());
+
+    let file = fixture.volume().join("db");
+    let application = Program::new("/bin/cat").arg(file).under(as_user(10003, 10003)).start()?;
+    ends_with(&application, 0).await?;
+    ensure!(application.stdout() == "value", "{}", application.stdout());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hook_can_be_a_shell_with_pipes_and_signals() -> Result<()> {
+    let script = r#"
+        trap 'echo asked' USR1
+        sleep 0.01 & wait $!
+        ls / | grep -c . > /dev/null || exit 1
+        cp "$0" "$0.copy" && rm "$0.copy" || exit 2
+        kill -USR1 $$
+        echo done"#;
+    let folder = bed::tmpfs_dir()?;
+    let file = folder.path().join("hook");
+    fs::write(&file, script)?;
+    let hook = Program::new("confined").arg(profile()).arg("sh").arg(&file).start()?;
+    ends_with(&hook, 0).await?;
+    ensure!(hook.stdout() == "asked\ndone\n", "{}{}", hook.stdout(), hook.stderr());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_profile_does_not_name_is_refused() -> Result<()> {
+    // As an unknown call: for lack of privileges the kernel would say EPERM.
+    const REFUSED: &str = r#"
+import ctypes, socket
+libc = ctypes.CDLL(None, use_errno=True)
+calls = {
+    "unshare": lambda: libc.unshare(0x10000000),
+    "setns": lambda: libc.setns(0, 0),
+    "ptrace": lambda: libc.ptrace(0, 0, 0, 0),
+    "mount": lambda: libc.mount(b"none", b"/", b"tmpfs", 0, None),
+    "umount2": lambda: libc.umount2(b"/", 0),
+    "chroot": lambda: libc.chroot(b"/"),
+    "process_vm_readv": lambda: libc.process_vm_readv(1, None, 0, None, 0, 0),
+    "personality": lambda: libc.personality(0),
+    "memfd_create": lambda: libc.memfd_create(b"", 0),
+    "setuid": lambda: libc.setuid(0),
+    "clone3": lambda: libc.syscall(435, None, 0),
+    "prctl of seccomp": lambda: libc.prctl(21, 0, 0, 0, 0),
+    "ioctl TIOCSTI": lambda: libc.ioctl(0, 0x5412, b"x"),
+}
+for name, call in calls.items():
+    ctypes.set_errno(0)
+    result = call()
+    print(name, result, ctypes.get_errno())
+for family, kind, protocol in [(16, 3, 9), (17, 3, 0), (38, 5, 0), (40, 1, 0)]:
+    try:
+        socket.socket(family, kind, protocol)
+        print("socket", family, 0, 0)
+    except OSError as error:
+        print("socket", family, -1, error.errno)
+"#;
+    let python = Program::new("confined").arg(profile()).args(["python3", "-c", REFUSED]).start()?;
+    let status = python.wait(SOON).await?;
+    ensure!(status.success(), "{status}\n{}", python.stderr());
+    let told = python.stdout();
+    ensure!(told.lines().count() == 17, "{told}");
+    let passed: Vec<_> = told.lines().filter(|line| !line.ends_with(" -1 38")).collect();
+    ensure!(passed.is_empty(), "not refused: {passed:?}");
+    Ok(())
+}
