@@ -28,7 +28,7 @@ pub(super) struct Data {
     values: BTreeMap<String, Any>,
     /// The names of all values, also of those that the template does not use.
     names: Vec<String>,
-    /// Why a value that begins as JSON does is taken for mere text.
+    /// Why a value could not be read as JSON and is mere text.
     not_json: BTreeMap<String, RenderError>,
     journal: Arc<Journal>,
 }

@@ -200,21 +200,8 @@ pub(super) fn check_names(text: &str) -> Result<(), TemplateError> {
                 _ => continue,
             };
             if !known.contains(name) {
-                // Filters are often mistaken for methods or functions.
-                let others = if kind == "test" {
-                    &TESTS[..]
-                } else if kind == "filter" {
-                    &FILTERS
-                } else {
-                    known
-                };
-                let nearest = nearest(name, others.iter().copied());
-                return Err(TemplateError::Unknown {
-                    line: tag.line,
-                    kind,
-                    name: (*name).to_owned(),
-                    nearest: nearest.and_then(|near| others.iter().copied().find(|other| *other == near)),
-                });
+                let nearest = nearest(name, known.iter().copied());
+                return Err(TemplateError::Unknown { line: tag.line, kind, name: (*name).to_owned(), nearest });
             }
         }
     }
@@ -247,8 +234,6 @@ fn collects(tag: &Tag<'_>, keyword: &str) -> bool {
             // A list in round brackets or in none.
             Token::Mark(',') if open.last() == Some(&Open::Group) => return true,
             Token::Mark(',') if open.is_empty() && keyword == "set" => return true,
-            // `[none, none] | map("default", a, true)`
-            Token::Name("map") if before == Some(&Token::Mark('|')) && !is_loop => return true,
             Token::Name(name)
                 if !KEYWORDS.contains(name)
                     && before != Some(&Token::Mark('.'))

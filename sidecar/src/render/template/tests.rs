@@ -33,6 +33,7 @@ fn rendered(template: &str) -> Result<String, String> {
             ("number", text("5432")),
             ("key", Value::Binary(Secret::copy_of(b"\x00\xffA"))),
             ("list", text("[1, 2, 3]")),
+            ("o", text(r#"{"items": 1, "upper": 2}"#)),
         ],
     )
 }
@@ -80,6 +81,7 @@ fn values_are_written_as_stored() {
         ("{{ 'x' if db.tls }}{{ 'y' if not db.tls }}", "x"),
         ("{{ db.username | upper | replace('P', 'q') | length }}", "3"),
         ("{{ db.tags | first }}{{ db.hosts | length }}", "z2"),
+        ("{{ o.items }}{{ o.upper }}", "12"),
         ("{% raw %}{{ db.x | nope }}{% endraw %}{# {{ db.x | nope }} #}", "{{ db.x | nope }}"),
         ("{% set u = db.username %}{% set b %}<{{ u }}>{% endset %}{{ b }}", "<app>"),
         ("{% filter upper %}{{ level }}{% endfilter %}", "DEBUG"),
@@ -232,6 +234,7 @@ fn mistakes_of_the_text_are_found_before_any_value() {
         "{% for k, v in db | items %}{% endfor %}",
         "{% set x = (db.a + db.b) / 2 %}",
         "{% set x = db.hosts[db.n] %}",
+        "{% set names = db.hosts | map(attribute='name') | join(',') %}",
         "{% set x = db.a | replace('a', db.b) %}",
         "{% set names = ['a', 'b'] %}{% for n in names %}{{ db[n] }}{% endfor %}",
         "{{ [[db.a, db.b], [db.c]] | json }}",
