@@ -46,7 +46,7 @@ const LAST_LOOK: Duration = Duration::from_millis(1);
 /// The environment can be read by every process of the same user, and goes on to children: files
 /// are the better place where the program can read them.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, override_usage = "coffer exec [OPTIONS] -- COMMAND [ARGUMENTS]...")]
 pub(super) struct Exec {
     /// A config file with `env:` or `volumes:`, or both [default: none]
     #[arg(long, short, value_name = "FILE", env = "COFFER_CONFIG")]
@@ -95,8 +95,12 @@ pub(super) struct Exec {
     #[arg(long)]
     audit: bool,
 
+    /// What stands before `--` and is no option: a program whose `--` was forgotten
+    #[arg(hide = true)]
+    astray: Vec<OsString>,
+
     /// The program and its arguments, after `--`
-    #[arg(value_name = "COMMAND", required = true, last = true)]
+    #[arg(value_name = "COMMAND", last = true)]
     command: Vec<OsString>,
 }
 
@@ -159,6 +163,13 @@ impl From<ChildError> for Failure {
 impl Exec {
     pub(super) fn run(self) -> ExitCode {
         init_logs(self.log_level, self.service.log_format);
+        if let Some(astray) = self.astray.first() {
+            let program = astray.to_string_lossy().escape_debug().to_string();
+            let text = format!(
+                "`{program}` stands among the options; write `--` before the program: `coffer exec [OPTIONS] -- {program} …`"
+            );
+            return fail(&Failed::usage(text).into());
+        }
         let command = match Command::new(self.command.clone()) {
             Ok(command) => command,
             Err(error) => return fail(&error.into()),
