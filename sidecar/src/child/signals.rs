@@ -46,6 +46,11 @@ pub(super) fn name(signal: Signal) -> &'static str {
     FORWARDED.iter().find(|(known, _)| *known == signal).map_or("a signal", |(_, name)| name)
 }
 
+/// Whether a signal ends a program that does nothing about it (signal(7), "Standard signals").
+pub(super) fn is_deadly(signal: Signal) -> bool {
+    !matches!(signal, Signal::CONT | Signal::TSTP | Signal::WINCH | Signal::URG)
+}
+
 /// The signal that asks a program to end: `SIGTERM`, or what an image declares as its STOPSIGNAL.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct StopSignal(pub(super) Signal);
