@@ -13,6 +13,7 @@ mod identity;
 mod leaks;
 mod life;
 mod mistakes;
+mod on_change;
 mod ops;
 mod permission;
 mod publish;
