@@ -142,7 +142,7 @@ fn on_change(actions: &[String], debounce: &str) -> String {
 async fn all_told(sidecar: &Sidecar, swaps: u64) -> Result<Value> {
     let told = eventually(SOON, async || {
         let status = sidecar.status().await?["on_change"].take();
-        let actions = status.as_array().context("a list")?;
+        let actions = status.as_array().filter(|actions| !actions.is_empty()).context("no actions")?;
         ensure!(actions.iter().all(|action| action["swaps"] == swaps && action["state"] == "idle"), "{status:#}");
         Ok(status)
     });

@@ -136,7 +136,10 @@ fn action_line(action: &Value, now: u64) -> String {
     let name = action["action"].as_str().unwrap_or("-");
     let number = |key: &str| action[key].as_u64().unwrap_or_default();
     let told = match action["last_success"].as_u64() {
-        Some(last) => format!("told {} swaps, last {} ago", number("swaps"), age(now.saturating_sub(last))),
+        Some(last) => {
+            let (swaps, noun) = (number("swaps"), if number("swaps") == 1 { "swap" } else { "swaps" });
+            format!("told {swaps} {noun}, last {} ago", age(now.saturating_sub(last)))
+        }
         None => "told no swap yet".to_owned(),
     };
     let Some(why) = action["last_error"].as_str() else { return format!("  {name}: {told}") };
