@@ -26,5 +26,6 @@ mod restart;
 mod room;
 mod rotation;
 mod rotationz;
+mod soak;
 mod start;
 mod templates;

@@ -191,7 +191,11 @@ async fn mistakes_are_told_with_their_place_and_what_was_meant() -> Result<()> {
             "    values: {db: {form: 'secretsmanager:prod/db'}}\n",
             vec!["unknown key `form`", "did you mean `from`?"],
         ),
-        ("{name: app.conf, template: '{{ db }}'}", "    values: [db]\n", vec!["`values` maps names to references"]),
+        (
+            "{name: app.conf, template: '{{ db }}'}",
+            "    values: [db]\n",
+            vec!["`values` maps names to references", "names `db`"],
+        ),
     ] {
         write(&fixture, "1s", &[file], values)?;
         let told = mistakes(&fixture).await?;
