@@ -127,28 +127,7 @@ fn volume_lines(volume: &Value, now: u64) -> Vec<String> {
         let since = since(&first["since"]).map(|age| format!(" for {age}")).unwrap_or_default();
         lines.push(format!("  {} {others} {state}{since}: {}", text(first, "reference"), text(first, "why")));
     }
-    lines.extend(volume["on_change"].as_array().into_iter().flatten().map(|action| action_line(action, now)));
     lines
-}
-
-/// What came of telling the application.
-fn action_line(action: &Value, now: u64) -> String {
-    let name = action["action"].as_str().unwrap_or("-");
-    let number = |key: &str| action[key].as_u64().unwrap_or_default();
-    let told = match action["last_success"].as_u64() {
-        Some(last) => {
-            let (swaps, noun) = (number("swaps"), if number("swaps") == 1 { "swap" } else { "swaps" });
-            format!("told {swaps} {noun}, last {} ago", age(now.saturating_sub(last)))
-        }
-        None => "told no swap yet".to_owned(),
-    };
-    let Some(why) = action["last_error"].as_str() else { return format!("  {name}: {told}") };
-    let next = match action["next_try"].as_u64() {
-        _ if action["state"] == "running" => "running".to_owned(),
-        Some(next) => format!("again in {}", age(next.saturating_sub(now))),
-        None => "given up until the next swap".to_owned(),
-    };
-    format!("  {name}: FAILING, {next}; {told}: {why}")
 }
 
 /// As much of a VersionId as tells it from others in a table.
@@ -204,21 +183,5 @@ mod tests {
                stale  5m 10s     3              parameterstore:/c\n  \
                parameterstore:/b and 1 more are stale for 5m: throttled"
         );
-    }
-
-    #[test]
-    fn each_action_has_a_line() {
-        let line = |action: Value| action_line(&action, 1000);
-        let idle = serde_json::json!({"action": "touch /a", "state": "idle", "swaps": 0, "last_success": null,
-            "last_error": null, "next_try": null});
-        assert_eq!(line(idle), "  touch /a: told no swap yet");
-        let mut failing = serde_json::json!({"action": "touch /a", "state": "failing", "swaps": 3, "last_success": 940,
-            "last_error": "why", "next_try": 1004});
-        assert_eq!(line(failing.clone()), "  touch /a: FAILING, again in 4s; told 3 swaps, last 1m ago: why");
-        failing["next_try"] = Value::Null;
-        let given_up = "  touch /a: FAILING, given up until the next swap; told 3 swaps, last 1m ago: why";
-        assert_eq!(line(failing.clone()), given_up);
-        failing["last_error"] = Value::Null;
-        assert_eq!(line(failing), "  touch /a: told 3 swaps, last 1m ago");
     }
 }

@@ -421,7 +421,7 @@ impl Keeper {
                     let unmade = file.content.wanted().any(|wanted| settled.unmade.contains_key(wanted));
                     !file.optional || unmade || !file.content.wanted().any(absent)
                 };
-                if !making.failed.keys().any(|at| needed(at)) {
+                if !making.failed.keys().any(needed) {
                     self.publish(&making.set, cause, &mut settled);
                 }
                 return settled;

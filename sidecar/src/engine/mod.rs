@@ -276,8 +276,8 @@ impl Running {
 
     /// Passes news on to every volume.
     fn look(&self, changes: &Arc<[Change]>, at: SystemTime) {
-        for orders in self.volumes.values().cloned() {
-            let changes = Arc::clone(changes);
+        for orders in self.volumes.values() {
+            let (changes, orders) = (Arc::clone(changes), orders.clone());
             tokio::spawn(async move { orders.send(Order::Look(changes, at)).await });
         }
     }
