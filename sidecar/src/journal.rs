@@ -20,6 +20,8 @@ pub enum Cause {
     Retry,
     /// An event said that it has changed.
     Push,
+    /// A client of the API asked for it.
+    Api,
     /// What was published was damaged or gone.
     Repair,
     /// The config changed.
@@ -43,7 +45,9 @@ pub enum Journal {
 pub(crate) enum Event<'a> {
     /// A value was fetched, or was refused.
     Fetch {
-        volume: &'a Path,
+        /// Nothing for what the API fetches.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        volume: Option<&'a Path>,
         reference: &'a str,
         identity: &'a str,
         cause: Cause,
@@ -100,7 +104,7 @@ mod tests {
     #[test]
     fn a_fetch_names_reference_version_request_and_cause() {
         let event = Event::Fetch {
-            volume: Path::new("/v"),
+            volume: Some(Path::new("/v")),
             reference: "secretsmanager:a",
             identity: "process",
             cause: Cause::Start,

@@ -152,6 +152,37 @@ async fn a_client_of_awss_agent_finds_what_it_knows() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_client_of_awss_lambda_extension_finds_parameters() -> Result<()> {
+    let pod = Pod::new(&[]).await?;
+    let aws = &pod.fixture.aws;
+    aws.put_parameter("/prod/key", ParameterType::SecureString, "one").await?;
+    aws.put_parameter("/prod/key", ParameterType::SecureString, "two").await?;
+    aws.label_parameter_version("/prod/key", 1, "blue").await?;
+    let _sidecar = pod.fixture.ready().await?;
+    for (query, value, version) in [
+        ("name=%2Fprod%2Fkey&withDecryption=true", "two", 2),
+        ("name=/prod/key&version=1&withDecryption=true", "one", 1),
+        ("name=/prod/key&label=blue&withDecryption=true", "one", 1),
+        ("name=/level", "info", 1),
+    ] {
+        for path in ["/systemsmanager/parameters/get", "/systemsmanager/parameters/get/"] {
+            let answer = pod.json(&format!("{path}?{query}")).await?;
+            let parameter = &answer["Parameter"];
+            ensure!(parameter["Value"] == value && parameter["Version"] == version, "{query}: {answer:#}");
+            let modified = parameter["LastModifiedDate"].as_str().context("no date")?;
+            humantime::parse_rfc3339(modified).with_context(|| modified.to_owned())?;
+            ensure!(answer["ResultMetadata"].is_object(), "{answer:#}");
+        }
+    }
+    ensure!(pod.fixture.proxy.count("GetParameter") == 4, "{:?}", pod.fixture.operations());
+    let encrypted = pod.json("/systemsmanager/parameters/get?name=/prod/key").await?;
+    ensure!(encrypted["Parameter"]["Value"] != "two", "{encrypted:#}");
+    let missing = pod.get("/systemsmanager/parameters/get?name=/nothing").await?;
+    ensure!(missing.status == 400 && missing.body.contains(r#""__type":"ParameterNotFound""#), "{missing:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn only_who_knows_the_token_is_served_and_a_new_token_counts_at_once() -> Result<()> {
     let pod = Pod::new(&[]).await?;
     pod.fixture.aws.create_secret("prod/db", "value").await?;

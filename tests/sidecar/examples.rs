@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use bed::{Program, tmpfs_dir};
+use coffer::{render::Selector, spec::Reference};
 use serde_json::Value;
 
 use crate::fixture::{SOON, walk};
@@ -82,5 +83,27 @@ fn every_policy_allows_named_actions_only() -> Result<()> {
         }
     }
     ensure!(policies >= 4, "only {policies} policies were found");
+    Ok(())
+}
+
+#[test]
+fn every_reference_in_a_task_definition_is_one() -> Result<()> {
+    let mut references = 0;
+    for file in files(".json")? {
+        let value: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+        let containers = value["containerDefinitions"].as_array().into_iter().flatten();
+        for variable in containers.filter_map(|container| container["environment"].as_array()).flatten() {
+            let Some(text) = variable["value"].as_str().and_then(|value| value.strip_prefix("coffer:")) else {
+                continue;
+            };
+            let (reference, select) =
+                text.split_once('#').map_or((text, None), |(reference, rest)| (reference, Some(rest)));
+            let place = || format!("{}: {variable}", file.display());
+            ensure!(!matches!(reference.parse().with_context(place)?, Reference::Path(_)), "{}", place());
+            select.map(Selector::new).transpose().with_context(place)?;
+            references += 1;
+        }
+    }
+    ensure!(references >= 3, "only {references} references were found");
     Ok(())
 }

@@ -188,8 +188,10 @@ async fn an_address_in_use_is_named_with_the_way_out() -> Result<()> {
     let fixture = pair("1h").await?;
     let _sidecar = fixture.ready().await?;
     let config = fs::read_to_string(fixture.config_path())?;
-    fixture.write_config(&config.replace("/volume\n", "/other\n"))?;
-    let process = fixture.run().start()?;
+    let other = fixture.path("other.yaml");
+    fs::write(&other, config.replace("/volume\n", "/other\n"))?;
+    let listen = format!("--listen={}", fixture.listen());
+    let process = fixture.coffer().args(["run", "--config"]).arg(other).arg(listen).start()?;
     ends_with(&process, 1).await?;
     let said = process.stderr();
     let expected = format!("error: cannot serve on {}: Address already in use", fixture.listen());

@@ -48,6 +48,11 @@ fn lower_core_limit() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..*inherited });
 }
 
+/// Lowers the hard limit too, for a process that starts nobody whose core dumps are its own affair.
+pub fn forbid_core_dumps() {
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+}
+
 /// Runs `start`, which starts another program, under the limit of core dumps that this process
 /// was itself started with. Meanwhile this process still leaves none: it is not dumpable.
 pub fn with_core_limit<T>(start: impl FnOnce() -> T) -> T {

@@ -179,6 +179,7 @@ mod tests {
             version_stages: Some(vec!["AWSCURRENT".into()]),
             // As the SDK makes it of the JSON number 1569534789.046.
             created: Some(SystemTime::UNIX_EPOCH + Duration::new(1_569_534_789, 46_000_099)),
+            request_id: None,
         }
     }
 
@@ -201,8 +202,15 @@ mod tests {
 
     #[test]
     fn what_aws_left_out_is_null_or_left_out() {
-        let nothing =
-            WholeSecret { arn: None, name: None, version_id: None, value: None, version_stages: None, created: None };
+        let nothing = WholeSecret {
+            arn: None,
+            name: None,
+            version_id: None,
+            value: None,
+            version_stages: None,
+            created: None,
+            request_id: None,
+        };
         assert_eq!(written(nothing), r#"{"ARN":null,"Name":null,"VersionId":null,"CreatedDate":null}"#);
     }
 
@@ -218,6 +226,7 @@ mod tests {
             kind: Some("String".into()),
             value: Some(Secret::copy_of(b"a \"quoted\" one")),
             version: 3,
+            request_id: None,
         });
         assert_eq!(
             String::from_utf8(write(&parameter).unwrap().to_vec()).unwrap(),

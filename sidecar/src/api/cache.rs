@@ -349,6 +349,7 @@ mod tests {
                 value: Some(Value::Text(Secret::copy_of(b"v"))),
                 version_stages: None,
                 created: None,
+                request_id: None,
             }))
         }
 

@@ -141,3 +141,51 @@ impl AsyncWrite for Connection {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn bounded(connections: usize) -> (Bounded, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (Bounded::new(listener, connections), address)
+    }
+
+    #[tokio::test]
+    async fn one_more_than_there_are_seats_waits_for_one_to_leave() {
+        let (mut listener, address) = bounded(1).await;
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let (first, _) = listener.accept().await;
+        let wait = Duration::from_millis(50);
+        assert!(tokio::time::timeout(wait, listener.accept()).await.is_err());
+        drop(first);
+        listener.accept().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_let_go_and_one_that_speaks_is_not() {
+        let (mut listener, address) = bounded(1).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut connection, _) = listener.accept().await;
+        let mut byte = [0];
+        for _ in 0..3 {
+            tokio::time::sleep(SILENCE / 2).await;
+            client.write_all(b"x").await.unwrap();
+            assert_eq!(connection.read(&mut byte).await.unwrap(), 1);
+        }
+        let ended = connection.read(&mut byte).await.unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn connections_leave_descriptors_for_the_rest() {
+        assert_eq!(room_for(10), 10);
+        assert!(room_for(usize::MAX / 2) < usize::MAX / 2);
+    }
+}

@@ -50,7 +50,8 @@ use self::refusal::Refusal;
 use self::request::{Request, ValueRequest};
 use self::token::Token;
 pub use self::token::TokenError;
-use crate::source::{Source, WholeQuery};
+use crate::journal::{Cause, Event, Journal};
+use crate::source::{FetchError, Source, Whole, WholeQuery};
 use crate::spec::{Access, ApiSpec, ParameterRef, ParameterVersion, Reference, RoleStep, SecretRef, SecretVersion};
 
 /// Headers that may carry the token.
@@ -141,15 +142,25 @@ pub struct StaleEntry {
 }
 
 impl Api {
-    /// Finds the token, in the file that `spec` names or through `env`; asks AWS nothing yet.
+    /// Finds the token, in the file that `spec` names or through `env`; asks AWS nothing yet. What is
+    /// fetched later is written to `journal`.
     ///
     /// # Errors
     /// Without a usable token there is no API.
-    pub fn new(spec: ApiSpec, source: Arc<Source>, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
+    pub fn new(
+        spec: ApiSpec,
+        source: Arc<Source>,
+        journal: Journal,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ApiError> {
         let region = source.region().to_owned();
         let ask = move |key: Key| -> cache::Asked {
             let source = Arc::clone(&source);
-            Box::pin(async move { source.whole(&key.access, &key.query).await })
+            Box::pin(async move {
+                let found = source.whole(&key.access, &key.query).await;
+                audit(journal, &key, &source.identity(&key.access), &found);
+                found
+            })
         };
         Self::asking(spec, region, Box::new(ask), env)
     }
@@ -210,6 +221,19 @@ impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Api").field("path_prefix", &self.0.path_prefix).finish_non_exhaustive()
     }
+}
+
+fn audit(journal: Journal, key: &Key, identity: &str, found: &Result<Whole, FetchError>) {
+    let reference = &key.query.to_string();
+    let (version, request_id, error) = match found {
+        Ok(whole) => {
+            let (version, request_id) = whole.audited();
+            (version, request_id, None)
+        }
+        Err(error) => (None, error.cause.request_id.as_deref(), Some(error.cause.code.as_str())),
+    };
+    let (volume, cause, version) = (None, Cause::Api, version.as_deref());
+    journal.write(&Event::Fetch { volume, reference, identity, cause, version, request_id, error });
 }
 
 impl Inner {

@@ -61,6 +61,7 @@ impl Bench {
                         value: Some(Value::Text(Secret::copy_of(b"hunter2"))),
                         version_stages: Some(vec!["AWSCURRENT".into()]),
                         created: None,
+                        request_id: None,
                     })),
                 }
             })
@@ -105,6 +106,7 @@ fn parameter() -> WholeParameter {
         kind: None,
         value: Some(Secret::copy_of(b"info")),
         version: 1,
+        request_id: None,
     }
 }
 

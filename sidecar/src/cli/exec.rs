@@ -103,8 +103,8 @@ Examples:
   DB_PASSWORD='coffer:secretsmanager:prod/db#password' coffer exec -- ./server
   coffer exec --config coffer.yaml --restart=on-rotation -- ./server
 
-Exit codes: the program's own; 128+N if signal N ended it; 127 if it was not found, 126 if it cannot be
-run; before it was started 1 failed at run time, 2 wrong use or configuration.";
+Exit codes: the program's own; 128+N if signal N ended it; 127 if it was not found, 126 if it
+cannot be run; before it was started 1 failed at run time, 2 wrong use or configuration.";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum When {

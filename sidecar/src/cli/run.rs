@@ -6,7 +6,7 @@ use std::time::Duration;
 use coffer::engine::{Engine, orders};
 use coffer::journal::Journal;
 use coffer::spec::{Config, DEFAULT_LISTEN};
-use coffer_runtime::process::{Exit, Termination};
+use coffer_runtime::process::{Exit, Termination, forbid_core_dumps};
 use coffer_runtime::telemetry::{LogLevel, init_logs};
 use tokio::sync::watch;
 
@@ -50,6 +50,7 @@ const DRAIN: Duration = Duration::from_millis(800);
 
 impl Run {
     pub(super) fn run(self) -> Exit {
+        forbid_core_dumps();
         init_logs(self.log_level, self.service.log_format);
         let result = self.config.file().load().map_err(Failed::usage).and_then(|config| {
             let runtime =

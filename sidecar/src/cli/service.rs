@@ -103,7 +103,7 @@ impl Service {
         let source = Arc::new(Source::new(aws.clone(), &region, Arc::clone(&identities), config.rate_limits, observer));
         let api = match &config.api {
             Some(spec) if told.is_some() => {
-                let api = Api::new(spec.clone(), Arc::clone(&source), &variable).map_err(Failed::usage)?;
+                let api = Api::new(spec.clone(), Arc::clone(&source), journal, &variable).map_err(Failed::usage)?;
                 Some((spec.listen, api))
             }
             _ => None,

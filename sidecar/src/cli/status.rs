@@ -1,7 +1,7 @@
 //! `coffer status`: asks a running sidecar what it knows. The two ends of that question.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime};
 
@@ -53,22 +53,25 @@ impl Show {
                 return Exit::Failed;
             }
         };
-        let volumes = body["volumes"].as_array().map(Vec::as_slice).unwrap_or_default();
         if self.json {
             answer(&format!("{body:#}"));
         } else if !self.quiet {
-            let mut text = table(volumes, SystemTime::now());
-            let config = &body["config"];
-            if config["state"] == "failing" {
-                let path = config["path"].as_str().unwrap_or_default();
-                let why = config["why"].as_str().unwrap_or_default();
-                text.push_str(&format!("\n{path}: NOT TAKEN OVER, going on with the one from before: {why}"));
-            }
-            answer(&text);
+            let coloured =
+                std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+            answer(&Report { now: unix_now(), coloured }.of(&body));
         }
-        let ready = !volumes.is_empty() && volumes.iter().all(|volume| volume["published"] == true);
+        // Nothing to publish, as for a process that only answers its API, is nothing amiss.
+        let ready = list(&body["volumes"]).iter().all(|volume| volume["published"] == true);
         if ready { Exit::Done } else { Exit::Failed }
     }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// One request over a plain socket: a client library for it would weigh more than the rest.
@@ -91,43 +94,169 @@ fn ask(address: SocketAddr) -> Result<Value, String> {
     serde_json::from_str(body).map_err(|_| "what answers is not a coffer sidecar".to_owned())
 }
 
-fn table(volumes: &[Value], now: SystemTime) -> String {
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    volumes.iter().flat_map(|volume| volume_lines(volume, now)).collect::<Vec<_>>().join("\n")
+/// The answer for a person.
+struct Report {
+    /// In seconds since 1970.
+    now: u64,
+    coloured: bool,
 }
 
-fn volume_lines(volume: &Value, now: u64) -> Vec<String> {
-    let since = |value: &Value| value.as_u64().map(|then| age(now.saturating_sub(then)));
-    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or("-").to_owned();
-    let published = match since(&volume["published_at"]) {
-        Some(age) if volume["published"] == true => format!("published {age} ago"),
-        _ => "NOT PUBLISHED".to_owned(),
-    };
-    let mut lines = vec![format!("{}: {published}", text(volume, "path"))];
-    lines.extend(volume["obstacle"].as_str().map(|obstacle| format!("  {obstacle}")));
+const COLUMNS: [&str; 6] = ["STATE", "CONFIRMED", "NEXT LOOK", "VERSION", "LAST ERROR", "REFERENCE"];
 
-    let references = volume["references"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut rows = vec![["  STATE", "CONFIRMED", "VERSION", "REFERENCE"].map(str::to_owned)];
-    let mut reasons: BTreeMap<(String, String), Vec<&Value>> = BTreeMap::new();
-    for reference in references {
-        let state = text(reference, "state");
-        let confirmed = since(&reference["last_success"]).unwrap_or_else(|| "-".to_owned());
-        rows.push([format!("  {state}"), confirmed, short(&text(reference, "version")), text(reference, "reference")]);
-        if reference["why"].is_string() {
-            reasons.entry((state, text(reference, "code"))).or_default().push(reference);
+impl Report {
+    fn of(&self, body: &Value) -> String {
+        let mut lines: Vec<String> = list(&body["volumes"]).iter().flat_map(|volume| self.volume(volume)).collect();
+        lines.extend(self.push(&body["push"]));
+        lines.extend(self.api(&body["api"]));
+        lines.extend(self.config(&body["config"]));
+        lines.join("\n")
+    }
+
+    fn volume(&self, volume: &Value) -> Vec<String> {
+        let published = match self.ago(&volume["published_at"]) {
+            Some(ago) if volume["published"] == true => format!("published {ago}"),
+            _ => self.red("NOT PUBLISHED"),
+        };
+        let mut lines = vec![format!("{}: {published}", text(volume, "path"))];
+        lines.extend(volume["obstacle"].as_str().map(|obstacle| format!("  {obstacle}")));
+
+        let mut rows = vec![COLUMNS.map(str::to_owned)];
+        let mut reasons: BTreeMap<(String, String), Vec<&Value>> = BTreeMap::new();
+        for reference in list(&volume["references"]) {
+            rows.push([
+                text(reference, "state"),
+                self.ago(&reference["last_success"]).unwrap_or_else(|| "-".to_owned()),
+                self.ahead(&reference["next_look"]).unwrap_or_else(|| "-".to_owned()),
+                short(&text(reference, "version")),
+                text(reference, "code"),
+                text(reference, "reference"),
+            ]);
+            if reference["why"].is_string() {
+                reasons.entry((text(reference, "state"), text(reference, "code"))).or_default().push(reference);
+            }
+        }
+        lines.extend(self.aligned(&rows));
+        for ((state, _), alike) in reasons {
+            let first = alike[0];
+            let others = match alike.len() {
+                1 => "is".to_owned(),
+                count => format!("and {} more are", count - 1),
+            };
+            let since = first["since"].as_u64().map(|since| format!(" for {}", self.age(since))).unwrap_or_default();
+            lines.push(format!("  {} {others} {state}{since}: {}", text(first, "reference"), text(first, "why")));
+        }
+        lines.extend(list(&volume["on_change"]).iter().map(|action| self.action(action)));
+        lines
+    }
+
+    /// A line on one of a volume's actions.
+    fn action(&self, action: &Value) -> String {
+        let name = text(action, "action");
+        let told = match self.ago(&action["last_success"]) {
+            Some(ago) => format!("told {ago}, {} swaps in all", action["swaps"]),
+            None => "nothing to tell yet".to_owned(),
+        };
+        match action["last_error"].as_str() {
+            Some(error) => {
+                let next = self.ahead(&action["next_try"]).map(|next| format!("; next try {next}"));
+                let failing = self.red("FAILING");
+                format!("  on change, {name}: {failing}: {error}{} ({told})", next.unwrap_or_default())
+            }
+            None => format!("  on change, {name}: {told}"),
         }
     }
-    lines.extend(aligned(&rows));
-    for ((state, _), alike) in reasons {
-        let first = alike[0];
-        let others = match alike.len() {
-            1 => "is".to_owned(),
-            count => format!("and {} more are", count - 1),
+
+    fn push(&self, push: &Value) -> Option<String> {
+        let queue = push["queue"].as_str()?;
+        let heard = match self.ago(&push["last_event"]) {
+            Some(ago) => format!("{} events, the last {ago}", push["events"]),
+            None => "no event yet".to_owned(),
         };
-        let since = since(&first["since"]).map(|age| format!(" for {age}")).unwrap_or_default();
-        lines.push(format!("  {} {others} {state}{since}: {}", text(first, "reference"), text(first, "why")));
+        Some(match push["state"].as_str() {
+            Some("failing") => {
+                let since = push["since"].as_u64().map(|since| format!(" for {}", self.age(since))).unwrap_or_default();
+                let failing = self.red("FAILING");
+                format!("push {queue}: {failing}{since}, looking by schedule meanwhile: {}", text(push, "why"))
+            }
+            _ => format!("push {queue}: {heard}"),
+        })
     }
-    lines
+
+    fn api(&self, api: &Value) -> Option<String> {
+        let entries = api["entries"].as_u64()?;
+        let stale = list(&api["stale"]);
+        let mut line = format!("api: {entries} answers kept");
+        if let Some(first) = stale.first() {
+            let since = first["since"].as_u64().map(|since| format!(" for {}", self.age(since))).unwrap_or_default();
+            let (reference, reason) = (text(first, "reference"), text(first, "reason"));
+            line.push_str(&format!(", {} stale, such as {reference}{since}: {reason}", stale.len()));
+        }
+        Some(line)
+    }
+
+    fn config(&self, config: &Value) -> Vec<String> {
+        let path = text(config, "path");
+        let mut lines = Vec::new();
+        if config["state"] == "failing" {
+            let failing = self.red("NOT TAKEN OVER");
+            let since = config["since"].as_u64().map(|since| format!(" for {}", self.age(since))).unwrap_or_default();
+            lines.push(format!("{path}: {failing}{since}, going on with the one from before: {}", text(config, "why")));
+        }
+        let restart: Vec<&str> = list(&config["needs_restart"]).iter().filter_map(Value::as_str).collect();
+        if !restart.is_empty() {
+            lines.push(format!("{path}: restart to take over {}", restart.join(", ")));
+        }
+        lines
+    }
+
+    fn ago(&self, time: &Value) -> Option<String> {
+        time.as_u64().map(|then| format!("{} ago", self.age(then)))
+    }
+
+    fn ahead(&self, time: &Value) -> Option<String> {
+        let ahead = time.as_u64()?.saturating_sub(self.now);
+        Some(if ahead == 0 { "now".to_owned() } else { format!("in {}", span(ahead)) })
+    }
+
+    fn age(&self, then: u64) -> String {
+        span(self.now.saturating_sub(then))
+    }
+
+    /// The last column may be as long as it likes; the first says how things are.
+    fn aligned(&self, rows: &[[String; 6]]) -> Vec<String> {
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+        let widths: Vec<usize> = (0..COLUMNS.len() - 1).map(width).collect();
+        let line = |row: &[String; 6]| {
+            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+                let padded = format!("{cell:<width$}  ");
+                if column == 0 { self.state(&padded) } else { padded }
+            });
+            format!("  {}{}", cells.collect::<String>(), row[COLUMNS.len() - 1])
+        };
+        rows.iter().map(line).collect()
+    }
+
+    fn state(&self, word: &str) -> String {
+        let colour = match word.trim() {
+            "fresh" => "32",
+            "stale" => "33",
+            "missing" => "31",
+            _ => return word.to_owned(),
+        };
+        self.painted(word, colour)
+    }
+
+    fn red(&self, text: &str) -> String {
+        self.painted(text, "31")
+    }
+
+    fn painted(&self, text: &str, colour: &str) -> String {
+        if self.coloured { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or("-").to_owned()
 }
 
 /// As much of a VersionId as tells it from others in a table.
@@ -139,13 +268,8 @@ fn short(version: &str) -> String {
     }
 }
 
-fn aligned(rows: &[[String; 4]]) -> Vec<String> {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths = [width(0), width(1), width(2)];
-    rows.iter().map(|[a, b, c, d]| format!("{a:<0$}  {b:<1$}  {c:<2$}  {d}", widths[0], widths[1], widths[2])).collect()
-}
-
-fn age(seconds: u64) -> String {
+/// As precise as anyone wants to know it.
+fn span(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(match seconds {
         0..3600 => seconds,
         3600..86_400 => seconds / 60 * 60,
@@ -158,30 +282,56 @@ fn age(seconds: u64) -> String {
 mod tests {
     use super::*;
 
+    fn report(body: &Value) -> String {
+        Report { now: 1000, coloured: false }.of(body)
+    }
+
     #[test]
-    fn the_table_tells_state_age_and_each_reason_once() {
+    fn the_table_tells_state_age_next_look_and_each_reason_once() {
         let stale = |reference: &str| {
             serde_json::json!({"reference": reference, "state": "stale", "since": 700, "code": "ThrottlingException",
-                "why": "throttled", "version": "3", "last_success": 690})
+                "why": "throttled", "version": "3", "last_success": 690, "next_look": 1004})
         };
-        let body = serde_json::json!([{
+        let body = serde_json::json!({"volumes": [{
             "path": "/run/secrets/app", "published": true, "published_at": 940, "obstacle": null,
             "references": [
-                {"reference": "secretsmanager:a", "state": "fresh", "last_success": 990,
+                {"reference": "secretsmanager:a", "state": "fresh", "last_success": 990, "next_look": 1050,
                     "version": "11111111-1111-1111-1111-111111111111"},
                 stale("parameterstore:/b"),
                 stale("parameterstore:/c"),
             ],
-        }]);
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+            "on_change": [
+                {"action": "touch /a", "swaps": 3, "last_success": 940},
+                {"action": "http 127.0.0.1/", "swaps": 0, "last_error": "refused", "next_try": 1002},
+            ],
+        }]});
         assert_eq!(
-            table(body.as_array().unwrap(), now),
+            report(&body),
             "/run/secrets/app: published 1m ago\n  \
-               STATE  CONFIRMED  VERSION        REFERENCE\n  \
-               fresh  10s        11111111-111…  secretsmanager:a\n  \
-               stale  5m 10s     3              parameterstore:/b\n  \
-               stale  5m 10s     3              parameterstore:/c\n  \
-               parameterstore:/b and 1 more are stale for 5m: throttled"
+               STATE  CONFIRMED   NEXT LOOK  VERSION        LAST ERROR           REFERENCE\n  \
+               fresh  10s ago     in 50s     11111111-111…  -                    secretsmanager:a\n  \
+               stale  5m 10s ago  in 4s      3              ThrottlingException  parameterstore:/b\n  \
+               stale  5m 10s ago  in 4s      3              ThrottlingException  parameterstore:/c\n  \
+               parameterstore:/b and 1 more are stale for 5m: throttled\n  \
+               on change, touch /a: told 1m ago, 3 swaps in all\n  \
+               on change, http 127.0.0.1/: FAILING: refused; next try in 2s (nothing to tell yet)"
+        );
+    }
+
+    #[test]
+    fn what_is_amiss_beside_the_volumes_is_told_with_its_reason() {
+        let body = serde_json::json!({
+            "volumes": [],
+            "push": {"queue": "https://q", "state": "failing", "since": 940, "why": "no such queue"},
+            "api": {"entries": 2, "stale": [{"reference": "secretsmanager:a", "since": 970, "reason": "Throttling"}]},
+            "config": {"path": "c.yaml", "state": "failing", "since": 999, "why": "c.yaml:1:1: no", "needs_restart": ["api"]},
+        });
+        assert_eq!(
+            report(&body),
+            "push https://q: FAILING for 1m, looking by schedule meanwhile: no such queue\n\
+             api: 2 answers kept, 1 stale, such as secretsmanager:a for 30s: Throttling\n\
+             c.yaml: NOT TAKEN OVER for 1s, going on with the one from before: c.yaml:1:1: no\n\
+             c.yaml: restart to take over api"
         );
     }
 }

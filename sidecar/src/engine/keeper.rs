@@ -663,7 +663,8 @@ impl Keeper {
     fn audit(&self, wanted: &Wanted, result: &Result<Found, FetchError>, cause: Cause) {
         let identity = &self.shared.source.identity(&wanted.access);
         let line = |reference: &str, version, request_id, error| {
-            let event = Event::Fetch { volume: self.path(), reference, identity, cause, version, request_id, error };
+            let event =
+                Event::Fetch { volume: Some(self.path()), reference, identity, cause, version, request_id, error };
             self.shared.journal.write(&event);
         };
         let reference = wanted.reference.to_string();

@@ -9,7 +9,8 @@
 //! - A field or value that is not there is an error wherever it is used, and so is JSON's null. `{% if db.x
 //!   is defined %}` and `{{ db.x | default("…") }}` are the ways to allow for it.
 //! - Binary values have one use: `{{ key | base64 }}`.
-//! - There is no include, import, macro or namespace, no clock, environment or file.
+//! - There is no include, import, macro or namespace, no clock, environment or file. There is no `*`,
+//!   and lists that hold values are written where they are used, not named with `{% set %}`.
 //!
 //! Besides minijinja's own filters there are `base64` (or `b64encode`), `b64decode`, `json`, `yaml`,
 //! `properties`, `shell` and `urlencode`, which quote a value for where it is to stand.
@@ -21,9 +22,9 @@
 //! no arithmetic and equals no literal; `| float` makes it a number. And a whole value that is
 //! a JSON object or array is one: its length is how many entries it has.
 //!
-//! The work of one rendering is bounded ([`FUEL`]), and so are the sizes of template and result.
-//! A template that nests beyond reason, or that could make lists of lists without end, is refused
-//! before it runs.
+//! The work of one rendering is bounded: 400000 steps, where a step is an operation or 64 bytes of
+//! text. So are the sizes of template and result, 1 MiB each. A template that nests beyond reason,
+//! or that could make lists of lists without end, is refused before it runs.
 //!
 //! The result is held in wiped memory, as are the parsed values and what the filters named above
 //! build up. minijinja's own strings are not: those that `{{ db.username }}` looks up, what its own
@@ -72,7 +73,7 @@ pub struct Template(Arc<Parsed>);
 
 struct Parsed {
     environment: Environment<'static>,
-    text: Box<str>,
+    text: String,
     names: BTreeSet<String>,
     fingerprint: String,
 }
@@ -144,7 +145,7 @@ impl Template {
         for function in lint::FUNCTIONS {
             names.remove(function);
         }
-        Ok(Self(Arc::new(Parsed { environment, text: text.into(), names, fingerprint: fingerprint(text) })))
+        Ok(Self(Arc::new(Parsed { environment, text: text.to_owned(), names, fingerprint: fingerprint(text) })))
     }
 
     /// The names of the values that the template refers to.
@@ -165,7 +166,7 @@ impl Template {
     /// No error shows any part of a value, though names of keys may show.
     pub fn render(&self, values: &BTreeMap<&str, &Value>) -> Result<Secret, RenderError> {
         let Parsed { environment, text, names, .. } = &*self.0;
-        let data = Data::new(text, names, values)?;
+        let data = Data::new(names, values)?;
         let mut sink = Sink::new(SIZE_MAX);
         let done = environment.get_template(NAME).and_then(|template| {
             let done = template.render_captured_to(data.root(), &mut sink);

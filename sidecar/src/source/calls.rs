@@ -115,6 +115,7 @@ impl Clients {
             value: answer.secret_string.map(|text| Value::Text(Secret::from(text))).or(binary),
             version_stages: answer.version_stages,
             created: answer.created_date.and_then(|date| SystemTime::try_from(date).ok()),
+            request_id: request_id.clone(),
         };
         Ok((whole, request_id))
     }
@@ -145,6 +146,7 @@ impl Clients {
             kind: parameter.r#type.map(|kind| kind.as_str().to_owned()),
             value: parameter.value.map(Secret::from),
             version: parameter.version,
+            request_id: request_id.clone(),
         };
         Ok((whole, request_id))
     }

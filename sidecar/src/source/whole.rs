@@ -62,6 +62,8 @@ pub struct WholeSecret {
     pub version_stages: Option<Vec<String>>,
     /// When the version was made.
     pub created: Option<SystemTime>,
+    /// AWS's id of the call that brought it.
+    pub request_id: Option<String>,
 }
 
 /// What GetParameter answered.
@@ -85,6 +87,18 @@ pub struct WholeParameter {
     pub value: Option<Secret>,
     /// The version number.
     pub version: i64,
+    /// AWS's id of the call that brought it.
+    pub request_id: Option<String>,
+}
+
+impl Whole {
+    /// The VersionId, or the version number; and AWS's id of the call.
+    pub(crate) fn audited(&self) -> (Option<String>, Option<&str>) {
+        match self {
+            Self::Secret(secret) => (secret.version_id.clone(), secret.request_id.as_deref()),
+            Self::Parameter(parameter) => (Some(parameter.version.to_string()), parameter.request_id.as_deref()),
+        }
+    }
 }
 
 impl fmt::Display for WholeQuery {

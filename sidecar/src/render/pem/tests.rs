@@ -162,7 +162,7 @@ fn json_fields_are_told_apart() {
         Ok((chain.clone(), key_pem.clone(), Some([&*lower, &*upper].map(canonical).concat())))
     );
     // No certificate to trust.
-    assert_eq!(parts(&[&*key, &*leaf, &*lower, &*upper].concat()), Ok((chain.clone(), key_pem.clone(), None)));
+    assert_eq!(parts(&[&*key, &*leaf, &*lower, &*upper].concat()), Ok((chain.clone(), key_pem, None)));
     // As bytes, and selected.
     let all = [&*key, &*leaf, &*lower, &*upper, &*root].concat();
     let files = split(&Value::Binary(Secret::copy_of(all.as_bytes())), None).unwrap();

@@ -1,13 +1,14 @@
 //! Secret values as the template engine sees them.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coffer_runtime::Secret;
 use minijinja::Value as Any;
-use minijinja::value::{DynObject, Enumerator, Object, ObjectRepr};
+use minijinja::value::{DynObject, Enumerator, Object, ObjectExt as _, ObjectRepr};
 use zeroize::Zeroizing;
 
 use super::TemplateFault;
@@ -18,41 +19,50 @@ use crate::render::{RenderError, Value};
 /// How many lookups that found nothing are remembered: the one an error is about is among the last.
 const MISSES_MAX: usize = 64;
 
+/// The work that one rendering may do on its values outside of the engine, which cannot count it:
+/// keys and bytes that are compared, copied or written. A tenth of a second, or thereabouts.
+const WORK_MAX: usize = 64 << 20;
+
 /// The values of one rendering.
 pub(super) struct Data {
     values: BTreeMap<String, Any>,
     /// The names of all values, also of those that the template does not use.
     names: Vec<String>,
-    /// Why a value that begins as JSON does is taken for mere text.
+    /// Why a value could not be read as JSON and is mere text.
     not_json: BTreeMap<String, RenderError>,
     journal: Arc<Journal>,
 }
 
 /// What happened during one rendering that the engine's own errors cannot tell, or may not.
 pub(super) struct Journal {
-    template: Box<str>,
-    misses: Mutex<Vec<Miss>>,
+    misses: Mutex<VecDeque<Miss>>,
     fault: Mutex<Option<TemplateFault>>,
+    work: AtomicUsize,
 }
 
 /// A lookup that found nothing.
 #[derive(Clone)]
 pub(super) struct Miss {
-    /// A key that stands in the template's text, and is thus no secret.
-    pub(super) key: String,
-    /// An existing key much like it.
-    pub(super) nearest: Option<String>,
+    /// The key, which is a secret if the template has computed it.
+    pub(super) key: Zeroizing<String>,
+    /// Where it was looked for.
+    json: Arc<Json>,
+}
+
+impl Miss {
+    /// An existing key much like the one that is not.
+    pub(super) fn nearest(&self) -> Option<String> {
+        let existing: &[Entry] = if let Json::Object(entries) = &*self.json { entries } else { &[] };
+        let names = existing.iter().map(|(key, _)| key.as_str()).filter(|key| *key != *self.key && is_name(key));
+        nearest(&self.key, names).map(str::to_owned)
+    }
 }
 
 impl Data {
-    /// Takes in those of `values` that `template` has a use for: the ones in `used`.
-    pub(super) fn new(
-        template: &str,
-        used: &BTreeSet<String>,
-        values: &BTreeMap<&str, &Value>,
-    ) -> Result<Self, RenderError> {
+    /// Takes in those of `values` that a template has a use for: the ones in `used`.
+    pub(super) fn new(used: &BTreeSet<String>, values: &BTreeMap<&str, &Value>) -> Result<Self, RenderError> {
         let journal =
-            Arc::new(Journal { template: template.into(), misses: Mutex::default(), fault: Mutex::default() });
+            Arc::new(Journal { misses: Mutex::default(), fault: Mutex::default(), work: AtomicUsize::new(WORK_MAX) });
         let names = values.keys().map(|name| (*name).to_owned()).collect();
         let mut data = Self { values: BTreeMap::new(), names, not_json: BTreeMap::new(), journal };
         let values = values.iter().filter(|(name, _)| used.contains(**name));
@@ -124,17 +134,23 @@ impl Data {
 }
 
 impl Journal {
-    fn missed<'a>(&self, key: &str, existing: impl Iterator<Item = &'a str>) {
-        // A key that was computed may be part of a value.
-        if key.is_empty() || !self.template.contains(key) {
-            return;
-        }
+    fn missed(&self, key: &str, json: &Arc<Json>) {
         let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
         if misses.len() == MISSES_MAX {
-            misses.remove(0);
+            misses.pop_front();
         }
-        let nearest = nearest(key, existing.filter(|name| is_name(name))).map(str::to_owned);
-        misses.push(Miss { key: key.to_owned(), nearest });
+        misses.push_back(Miss { key: Zeroizing::new(key.to_owned()), json: json.clone() });
+    }
+
+    /// Whether there is work left for so much more. When there is not, the rendering has failed,
+    /// and what it goes on with is of no account.
+    fn spend(&self, work: usize) -> bool {
+        let left = self.work.load(Ordering::Relaxed).saturating_sub(work);
+        self.work.store(left, Ordering::Relaxed);
+        if left == 0 {
+            self.spoil(TemplateFault::TooMuch);
+        }
+        left > 0
     }
 
     fn spoil(&self, fault: TemplateFault) {
@@ -148,7 +164,10 @@ fn seen(json: &Arc<Json>, journal: &Arc<Journal>) -> Option<Any> {
         Json::Null => return None,
         Json::Bool(value) => Any::from(*value),
         Json::Number(digits) => number(digits).unwrap_or_else(|| Any::from_object(Number(digits.clone()))),
-        Json::String(text) => Any::from(text.as_str()),
+        Json::String(text) => {
+            journal.spend(text.len()).then_some(())?;
+            Any::from(text.as_str())
+        }
         Json::Array(_) | Json::Object(_) => {
             Any::from_object(Node { json: json.clone(), text: None, journal: journal.clone() })
         }
@@ -165,7 +184,7 @@ fn number(text: &str) -> Option<Any> {
 
 /// An order of JSON values in which those are equal that JMESPath has for equal. It must be an order
 /// through and through: sorting by one that is none may panic.
-fn compare(a: &Json, b: &Json) -> Ordering {
+fn compare(a: &Json, b: &Json) -> cmp::Ordering {
     match (a, b) {
         (Json::Bool(a), Json::Bool(b)) => a.cmp(b),
         (Json::Number(a), Json::Number(b)) => compare_numbers(a, b),
@@ -215,6 +234,11 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// Roughly the length of the text.
+    pub(super) fn weight(&self) -> usize {
+        self.text.as_ref().map_or_else(|| self.json.weight(WORK_MAX), |text| text.len())
+    }
+
     /// What the node is written as: as stored when it is a whole value, or else as compact JSON.
     pub(super) fn to_text(&self) -> Zeroizing<String> {
         self.text.clone().unwrap_or_else(|| self.json.to_plain())
@@ -234,11 +258,12 @@ impl Object for Node {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Any> {
+        if let Json::Object(entries) = &*self.json {
+            self.journal.spend(entries.len()).then_some(())?;
+        }
         let found = self.json.field(key).and_then(|found| seen(found, &self.journal));
         if found.is_none() {
-            let existing: &[_] = if let Json::Object(entries) = &*self.json { entries } else { &[] };
-            let others = existing.iter().map(|(key, _)| key.as_str()).filter(|other| *other != key);
-            self.journal.missed(key, others);
+            self.journal.missed(key, &self.json);
         }
         found
     }
@@ -246,9 +271,11 @@ impl Object for Node {
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         match &*self.json {
             Json::Array(items) => Enumerator::Seq(items.len()),
-            Json::Object(entries) => {
-                Enumerator::Values(entries.iter().map(|(key, _)| Any::from(key.as_str())).collect())
-            }
+            Json::Object(entries) if self.journal.spend(entries.len()) => self.mapped_key_value_enumerator(|node| {
+                let entries: &[Entry] = if let Json::Object(entries) = &*node.json { entries } else { &[] };
+                let seen = |value| seen(value, &node.journal).unwrap_or_default();
+                Box::new(entries.iter().map(move |(key, value)| (Any::from(key.as_str()), seen(value))))
+            }),
             _ => Enumerator::Empty,
         }
     }
@@ -261,13 +288,17 @@ impl Object for Node {
         }
     }
 
-    fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
+    fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<cmp::Ordering> {
         let other = other.downcast_ref::<Self>()?;
+        // Comparing copies keys, to sort them.
+        if !self.journal.spend(4 * (self.json.weight(WORK_MAX) + other.json.weight(WORK_MAX))) {
+            return Some(cmp::Ordering::Equal);
+        }
         Some(compare(&self.json, &other.json))
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_text())
+        if self.journal.spend(self.weight()) { f.write_str(&self.to_text()) } else { Ok(()) }
     }
 }
 
@@ -289,7 +320,7 @@ impl Object for Number {
         compare_numbers(&self.0, "0").is_ne()
     }
 
-    fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
+    fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<cmp::Ordering> {
         other.downcast_ref::<Self>().map(|other| compare_numbers(&self.0, &other.0))
     }
 
@@ -327,7 +358,7 @@ impl Object for Binary {
         !self.bytes.is_empty()
     }
 
-    fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
+    fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<cmp::Ordering> {
         other.downcast_ref::<Self>().map(|other| self.bytes.expose().cmp(other.bytes.expose()))
     }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use minijinja::{Error, ErrorKind};
 
-use super::data::{Data, Miss};
+use super::data::Data;
 use super::filter::Problem;
 use super::{FUEL, TemplateError};
 use crate::render::RenderError;
@@ -137,8 +137,10 @@ pub(super) fn failure(error: &Error, text: &str, names: &BTreeSet<String>, data:
     // A failing operation may also be one on a field that is not there; not so if that was allowed for.
     let is_undefined = error.kind() == ErrorKind::UndefinedError;
     if is_undefined || !(has_word(piece, "default") || has_word(piece, "d") || has_word(piece, "defined")) {
-        if let Some(Miss { key, nearest }) = data.misses().into_iter().find(|miss| has_word(piece, &miss.key)) {
-            return TemplateFault::Missing { line, expression, field: key, nearest }.into();
+        // A key that stands in the template is no secret, wherever it came from.
+        if let Some(miss) = data.misses().into_iter().find(|miss| has_word(piece, &miss.key)) {
+            let (field, nearest) = (miss.key.to_string(), miss.nearest());
+            return TemplateFault::Missing { line, expression, field, nearest }.into();
         }
         if let Some(name) = names.iter().find(|name| has_word(piece, name) && !data.has(name)) {
             let nearest = nearest(name, data.names()).map(str::to_owned);

@@ -17,8 +17,9 @@ use crate::render::json::{Json, Out};
 /// a list that holds itself, so this is for the stack alone.
 const DEPTH_MAX: usize = 128;
 
-/// Filters of minijinja that make lists of lists, or write HTML or debugging output.
-const REMOVED: [&str; 7] = ["batch", "chain", "groupby", "pprint", "safe", "slice", "zip"];
+/// Filters of minijinja that make lists of lists, write for people who debug, or make more of an
+/// argument than they are charged for.
+const REMOVED: [&str; 8] = ["batch", "chain", "format", "groupby", "pprint", "safe", "slice", "zip"];
 
 /// What one of our filters has against a value. The texts hold nothing of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +55,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter("shell", shell);
     environment.add_filter("urlencode", url_encode);
     // These two of minijinja's write Python's words for booleans.
-    environment.add_filter("string", |state: &State, value: &Any| charged(state, text(value)?));
+    environment.add_filter("string", |state: &State, value: &Any| charged(state, &text(value)?));
     environment.add_filter("join", join);
     environment.add_filter("float", float);
 }
@@ -86,11 +87,12 @@ fn text(value: &Any) -> Result<Zeroizing<String>, Error> {
 
 /// `value` as JSON.
 fn tree(value: &Any, depth: usize, size: &mut usize) -> Result<Arc<Json>, Error> {
-    *size += 1;
+    let node = value.downcast_object_ref::<Node>();
+    *size += node.map_or_else(|| value.as_str().map_or(1, str::len), Node::weight);
     if depth > DEPTH_MAX || *size > super::SIZE_MAX {
         return Err(problem("it is too large or nests too deep to be written"));
     }
-    if let Some(node) = value.downcast_object_ref::<Node>() {
+    if let Some(node) = node {
         return Ok(node.json.clone());
     }
     if let Some(Number(digits)) = value.downcast_object_ref() {
@@ -134,9 +136,9 @@ fn tree(value: &Any, depth: usize, size: &mut usize) -> Result<Arc<Json>, Error>
 
 fn base64(state: &State, value: &Any) -> Result<Any, Error> {
     if let Some(binary) = value.downcast_object_ref::<Binary>() {
-        return charged(state, Zeroizing::new(STANDARD.encode(binary.bytes.expose())));
+        return charged(state, &Zeroizing::new(STANDARD.encode(binary.bytes.expose())));
     }
-    charged(state, Zeroizing::new(STANDARD.encode(text(value)?.as_bytes())))
+    charged(state, &Zeroizing::new(STANDARD.encode(text(value)?.as_bytes())))
 }
 
 fn base64_decode(state: &State, value: &Any) -> Result<Any, Error> {
@@ -144,17 +146,17 @@ fn base64_decode(state: &State, value: &Any) -> Result<Any, Error> {
     let bytes = STANDARD.decode(text.trim_ascii()).map(Zeroizing::new);
     let bytes = bytes.map_err(|_| problem("it is not base64 (standard alphabet, with padding, on one line)"))?;
     let text = str::from_utf8(&bytes).map_err(|_| problem("what it decodes to is not text"))?;
-    charged(state, Zeroizing::new(text.to_owned()))
+    charged(state, text)
 }
 
 fn json(state: &State, value: &Any) -> Result<Any, Error> {
     let json = tree(value, 0, &mut 0)?;
-    charged(state, collected(|out| json.write(out)))
+    charged(state, &collected(|out| json.write(out)))
 }
 
 fn properties(state: &State, value: &Any) -> Result<Any, Error> {
     let text = text(value)?;
-    charged(state, collected(|out| write_properties_value(&text, out)))
+    charged(state, &collected(|out| write_properties_value(&text, out)))
 }
 
 /// One word of POSIX shell (XCU 2.2.2), always in single quotes.
@@ -165,7 +167,7 @@ fn shell(state: &State, value: &Any) -> Result<Any, Error> {
     }
     charged(
         state,
-        collected(|out| {
+        &collected(|out| {
             out("'");
             for (number, piece) in text.split('\'').enumerate() {
                 out(if number > 0 { "'\\''" } else { "" });
@@ -183,7 +185,7 @@ fn url_encode(state: &State, value: &Any) -> Result<Any, Error> {
     let text = text(value)?;
     charged(
         state,
-        collected(|out| {
+        &collected(|out| {
             for character in text.chars() {
                 let mut buffer = [0; 4];
                 let character = character.encode_utf8(&mut buffer);
@@ -202,6 +204,7 @@ fn url_encode(state: &State, value: &Any) -> Result<Any, Error> {
     )
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the engine hands it over")]
 fn join(state: &State, value: &Any, joiner: Option<&Any>, kwargs: Kwargs) -> Result<Any, Error> {
     let attribute: Option<&str> = kwargs.get("attribute")?;
     kwargs.assert_all_used()?;
@@ -237,9 +240,9 @@ fn float(value: &Any) -> Result<Any, Error> {
 }
 
 /// Hands `text` to the engine, which charges for strings itself.
-fn charged(state: &State, text: Zeroizing<String>) -> Result<Any, Error> {
-    state.consume_fuel(work(&text))?;
-    Ok(Any::from(text.as_str()))
+fn charged(state: &State, text: &str) -> Result<Any, Error> {
+    state.consume_fuel(work(text))?;
+    Ok(Any::from(text))
 }
 
 /// What passing `text` through costs in fuel.

@@ -11,14 +11,17 @@ const TAG_MAX: usize = 256;
 /// Most `elif`s in a template; the engine takes each for an `if` in the `else` of the one before.
 const ELIF_MAX: usize = 100;
 
-/// Most `+` and `*` in the tags that name values. Each can double a list at no cost.
-const GROWTH_MAX: usize = 8;
+/// Most `+` in one tag. The engine makes lists longer at no cost, and then writes them at any.
+const PLUS_MAX: usize = 16;
+
+/// Most `+` in the tags that name values, where each can double a list.
+const GROWTH_MAX: usize = 4;
 
 /// The functions a template may call.
 pub(super) const FUNCTIONS: [&str; 1] = ["range"];
 
 /// The filters a template may use.
-pub(super) const FILTERS: [&str; 49] = [
+pub(super) const FILTERS: [&str; 48] = [
     "abs",
     "attr",
     "b64decode",
@@ -34,7 +37,6 @@ pub(super) const FILTERS: [&str; 49] = [
     "escape",
     "first",
     "float",
-    "format",
     "indent",
     "int",
     "items",
@@ -139,6 +141,16 @@ pub(super) fn check_bounds(text: &str) -> Result<(), TemplateError> {
         if weight > TAG_MAX {
             return refuse("one tag may have at most 256 names and operators: take it apart with `{% set %}`");
         }
+        if tag.tokens.contains(&Token::Mark('*')) {
+            return refuse("a template has no `*`: it could repeat a list without end");
+        }
+        let plus = tag.tokens.iter().filter(|token| **token == Token::Mark('+')).count();
+        if plus > PLUS_MAX {
+            return refuse("one tag may have at most 16 `+`: join texts with `~`");
+        }
+        if maps_to_value(&tag) {
+            return refuse("`map` takes one filter's name, or `attribute=`, and nothing else: use a loop");
+        }
         let Some(Token::Name(keyword @ ("elif" | "for" | "set" | "with"))) = tag.tokens.first() else { continue };
         if *keyword == "elif" {
             elifs += 1;
@@ -147,9 +159,11 @@ pub(super) fn check_bounds(text: &str) -> Result<(), TemplateError> {
             }
             continue;
         }
-        growth += tag.tokens.iter().filter(|token| matches!(token, Token::Mark('+' | '*'))).count();
+        growth += plus;
         if growth > GROWTH_MAX {
-            return refuse("the `set`, `with` and `for` of a template may have at most 8 `+` and `*` between them");
+            return refuse(
+                "the `set`, `with` and `for` of a template may have at most 4 `+` between them: join texts with `~`",
+            );
         }
         if collects(&tag, keyword) {
             return refuse(
@@ -186,21 +200,8 @@ pub(super) fn check_names(text: &str) -> Result<(), TemplateError> {
                 _ => continue,
             };
             if !known.contains(name) {
-                // Filters are often mistaken for methods or functions.
-                let others = if kind == "test" {
-                    &TESTS[..]
-                } else if kind == "filter" {
-                    &FILTERS
-                } else {
-                    known
-                };
-                let nearest = nearest(name, others.iter().copied());
-                return Err(TemplateError::Unknown {
-                    line: tag.line,
-                    kind,
-                    name: (*name).to_owned(),
-                    nearest: nearest.and_then(|near| others.iter().copied().find(|other| *other == near)),
-                });
+                let nearest = nearest(name, known.iter().copied());
+                return Err(TemplateError::Unknown { line: tag.line, kind, name: (*name).to_owned(), nearest });
             }
         }
     }
@@ -233,18 +234,39 @@ fn collects(tag: &Tag<'_>, keyword: &str) -> bool {
             // A list in round brackets or in none.
             Token::Mark(',') if open.last() == Some(&Open::Group) => return true,
             Token::Mark(',') if open.is_empty() && keyword == "set" => return true,
-            // `[none, none] | map("default", a, true)`
-            Token::Name("map") if before == Some(&Token::Mark('|')) && !is_loop => return true,
-            Token::Name(name) if !KEYWORDS.contains(name) && before != Some(&Token::Mark('.')) => {
-                if open.contains(&Open::List) && !(is_loop && open.len() == 1) {
-                    return true;
-                }
+            Token::Name(name)
+                if !KEYWORDS.contains(name)
+                    && before != Some(&Token::Mark('.'))
+                    && open.contains(&Open::List)
+                    && !(is_loop && open.len() == 1) =>
+            {
+                return true;
             }
             _ => {}
         }
         before = Some(token);
     }
     false
+}
+
+/// Whether a `map` has more than one argument: `text | list | map("int", default=text)` is the text
+/// times its length.
+fn maps_to_value(tag: &Tag<'_>) -> bool {
+    tag.tokens.windows(2).enumerate().any(|(at, pair)| {
+        let mut open = 0;
+        pair == [Token::Mark('|'), Token::Name("map")]
+            && tag.tokens[at + 2..]
+                .iter()
+                .take_while(|token| {
+                    match token {
+                        Token::Mark('(') => open += 1,
+                        Token::Mark(')') => open -= 1,
+                        _ => {}
+                    }
+                    open > 0
+                })
+                .any(|token| *token == Token::Mark(','))
+    })
 }
 
 /// `{{ … }}` or `{% … %}`.

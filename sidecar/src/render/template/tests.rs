@@ -33,6 +33,7 @@ fn rendered(template: &str) -> Result<String, String> {
             ("number", text("5432")),
             ("key", Value::Binary(Secret::copy_of(b"\x00\xffA"))),
             ("list", text("[1, 2, 3]")),
+            ("o", text(r#"{"items": 1, "upper": 2}"#)),
         ],
     )
 }
@@ -66,8 +67,8 @@ fn values_are_written_as_stored() {
         ("{% if db.username is defined %}1{% endif %}", "1"),
         ("{{ db.nope | default('d') }}{{ db.none | default('d') }}{{ nope | default('e') }}", "dde"),
         (
-            "{{ db.port + 1 }} {{ db.port > 5000 }} {{ db.ratio | float * 2 }} {{ number | int - 1 }}",
-            "5433 true 3.0 5431",
+            "{{ db.port + 1 }} {{ db.port > 5000 }} {{ db.ratio | float + 2 }} {{ number | int - 1 }}",
+            "5433 true 3.5 5431",
         ),
         (
             "{{ level == 'debug' }} {{ db.tls == true }} {{ 'z' in db.tags }} {{ 'port' in db }} {{ db == db }}",
@@ -80,6 +81,7 @@ fn values_are_written_as_stored() {
         ("{{ 'x' if db.tls }}{{ 'y' if not db.tls }}", "x"),
         ("{{ db.username | upper | replace('P', 'q') | length }}", "3"),
         ("{{ db.tags | first }}{{ db.hosts | length }}", "z2"),
+        ("{{ o.items }}{{ o.upper }}", "12"),
         ("{% raw %}{{ db.x | nope }}{% endraw %}{# {{ db.x | nope }} #}", "{{ db.x | nope }}"),
         ("{% set u = db.username %}{% set b %}<{{ u }}>{% endset %}{{ b }}", "<app>"),
         ("{% filter upper %}{{ level }}{% endfilter %}", "DEBUG"),
@@ -180,11 +182,9 @@ fn what_cannot_be_is_told_with_its_place() {
             "{% for a in range(1000) %}{% for b in range(1000) %}{% endfor %}{% endfor %}",
             "takes more work than one file may (400000 steps)",
         ),
-        ("{{ 'x' * 2000000 }}", "more than 1048576 bytes"),
-        ("{% for a in range(2000) %}{{ 'x' * 1000 }}{% endfor %}", "more than 1048576 bytes"),
-        ("{{ 'x' * 2000000000 }}", "takes more work"),
-        ("{{ ('x' * 100000) | replace('x', 'y' * 10000) }}", "takes more work"),
-        ("{{ range(10000) | join('y' * 10000) }}", "takes more work"),
+        ("{% for a in range(9) %}{{ range(40000) | join }}{% endfor %}", "more than 1048576 bytes"),
+        ("{{ range(40000) | join | replace('0', range(9999) | join) }}", "takes more work"),
+        ("{{ range(10000) | join(range(9999) | join) }}", "takes more work"),
     ] {
         let found = rendered(template);
         assert!(matches!(&found, Err(error) if error.contains(message)), "{template}: {found:?}");
@@ -204,6 +204,7 @@ fn mistakes_of_the_text_are_found_before_any_value() {
         ("{% if a %}", "a `{{`, `{%` or block is not closed"),
         ("\n\n{{ a | uper }}", "the template's line 3: there is no filter `uper`; did you mean `upper`?"),
         ("{{ a | pprint }}", "there is no filter `pprint`"),
+        ("{{ '%(a)s%(a)s' | format(a=a) }}", "there is no filter `format`"),
         ("{% filter nope %}{% endfilter %}", "there is no filter `nope`"),
         ("{% set a | nope %}{% endset %}", "there is no filter `nope`"),
         ("{% if a is defned %}{% endif %}", "there is no test `defned`; did you mean `defined`?"),
@@ -223,7 +224,7 @@ fn mistakes_of_the_text_are_found_before_any_value() {
         ("{% with a = [a, a] %}{% endwith %}", "lists of lists"),
         ("{% for b in [[a, a]] %}{% endfor %}", "lists of lists"),
         ("{% for b in ((a, a), 1) %}{% endfor %}", "lists of lists"),
-        ("{% set a = [none, none] | map('default', a, true) %}", "lists of lists"),
+        ("{% set a = [none, none] | map('default', a, true) %}", "`map` takes one"),
     ] {
         let error = Template::new(template).unwrap_err().to_string();
         assert!(error.contains(message), "{template}: {error}");
@@ -231,8 +232,9 @@ fn mistakes_of_the_text_are_found_before_any_value() {
     for fine in [
         "{% for x in [db.a, db.b] %}{% endfor %}",
         "{% for k, v in db | items %}{% endfor %}",
-        "{% set x = (db.a + db.b) * 2 %}",
+        "{% set x = (db.a + db.b) / 2 %}",
         "{% set x = db.hosts[db.n] %}",
+        "{% set names = db.hosts | map(attribute='name') | join(',') %}",
         "{% set x = db.a | replace('a', db.b) %}",
         "{% set names = ['a', 'b'] %}{% for n in names %}{{ db[n] }}{% endfor %}",
         "{{ [[db.a, db.b], [db.c]] | json }}",
@@ -284,9 +286,8 @@ fn no_template_runs_out_of_stack_or_time() {
         nested("{% if 1 %}", "{{ level }}", "{% endif %}", 140),
         format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(5000)),
         format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(100)),
-        format!("{{% set a = [1] %}}{}{{{{ a ~ '' }}}}", "{% set a = a + a %}".repeat(8)),
+        format!("{{% set a = [1] %}}{}{{{{ a ~ '' }}}}", "{% set a = a + a %}".repeat(4)),
         format!("{{% set a = [1] %}}{}{{{{ a ~ '' }}}}", "{% set a = a + a %}".repeat(60)),
-        format!("{{% set a = list %}}{}{{{{ a | length }}}}", "{% set a = a * 2 %}".repeat(8)),
     ];
     for count in [250, 5000, 100_000] {
         for piece in [
@@ -326,6 +327,43 @@ fn no_template_runs_out_of_stack_or_time() {
         .unwrap()
         .join()
         .unwrap();
+}
+
+/// Much made of little, where the engine does not count what it makes.
+#[test]
+fn no_template_makes_much_of_little() {
+    let long = "x".repeat(65_536);
+    let many: Vec<_> = (0..10_000).map(|number| format!("\"key{number}\": [{number}, \"x\"]")).collect();
+    let values = [("s", text(&long)), ("w", text(&format!("{{{}}}", many.join(", "))))];
+    let repeat = |piece: &str, count: usize| piece.repeat(count);
+    for template in [
+        format!("{{{{ [{}] ~ '' }}}}", repeat("s,", 250)),
+        format!("{{{{ [{}] | json }}}}", repeat("w,", 250)),
+        format!("{{{{ [{}] ~ '' }}}}", repeat("w,", 250)),
+        format!("{{% set a = w | list %}}{}{{{{ a ~ '' }}}}", repeat("{% set a = a + a %}", 4)),
+        "{% for i in range(90000) %}{{ w.nope | default('') }}{% endfor %}".to_owned(),
+        "{% for i in range(90000) %}{% if s %}{% endif %}{% if w.key9999 %}{% endif %}{% endfor %}".to_owned(),
+        "{% for i in range(90000) %}{% if w.key1 == w.key2 %}{% endif %}{% if w in [w] %}{% endif %}{% endfor %}"
+            .to_owned(),
+        "{% for i in range(1000) %}{% for k, v in w | items %}{{ v }}{% endfor %}{% endfor %}".to_owned(),
+        "{% for i in range(1000) %}{{ w | dictsort | length }}{% endfor %}".to_owned(),
+        "{% for i in range(1000) %}{% if w | string %}{% endif %}{% endfor %}".to_owned(),
+        "{% for i in range(1000) %}{% if w | upper %}{% endif %}{% endfor %}".to_owned(),
+        "{{ s | replace('x', s) }}".to_owned(),
+        "{{ s | replace('', s) }}".to_owned(),
+        "{{ s | list | join(s) }}".to_owned(),
+        "{{ s | indent(1000000000) }}".to_owned(),
+        "{{ range(90000) | list ~ '' }}".to_owned(),
+    ] {
+        let started = std::time::Instant::now();
+        let result = rendered_with(&template, &values).map(|text| text.len());
+        assert!(
+            started.elapsed().as_secs() < 6,
+            "{}: {:?} {result:?}",
+            &template[..60.min(template.len())],
+            started.elapsed()
+        );
+    }
 }
 
 /// Operations that fail, each on a value that holds the canary everywhere.
@@ -382,10 +420,6 @@ fn no_error_holds_any_part_of_a_value() {
         "v | default(x=v)",
         "v | trim(1, 2, 3)",
         "v | split(1)",
-        "v | format(1)",
-        "'%d' | format(v)",
-        "'%q' | format(v)",
-        "v | format(v=v)",
         "v | indent(v)",
         "v | join(1, 2, 3)",
         "5 | join",
@@ -542,7 +576,7 @@ proptest! {
 
         let base64 = filtered("base64", &value);
         prop_assert_eq!(aws_smithy_types::base64::decode(&base64).unwrap(), value.as_bytes());
-        prop_assert_eq!(filtered("b64encode | b64decode", &value), value.clone());
+        prop_assert_eq!(&filtered("b64encode | b64decode", &value), &value);
 
         // This reader knows no surrogate pairs, which Java writes and reads.
         let value = value.replace(|c| c > '\u{ffff}', "");
