@@ -59,6 +59,21 @@ pub struct Told {
 pub type Swapped = Arc<dyn Fn(&Path, &RenderedSet, bool) + Send + Sync>;
 
 impl Shared {
+    /// A volume is kept from now on.
+    fn keeps(&self, volume: &Path) {
+        if let Some(told) = &self.told {
+            told.probe.lock().unwrap_or_else(PoisonError::into_inner).add(volume);
+        }
+    }
+
+    /// A volume is kept no longer.
+    fn forget(&self, volume: &Path) {
+        self.status.forget(volume);
+        if let Some(told) = &self.told {
+            told.probe.lock().unwrap_or_else(PoisonError::into_inner).remove(volume);
+        }
+    }
+
     fn swapped(&self, volume: &Path, set: &RenderedSet, first: bool) {
         let Some(told) = &self.told else { return };
         if !first {
@@ -212,13 +227,15 @@ impl Engine {
         let (opened, mut new) = mpsc::channel(1);
         loop {
             tokio::select! {
+                // In this order: a command may be about a volume that has just been opened.
+                biased;
+                _ = shutdown.wait_for(|end| *end) => break,
                 Some(ended) = running.tasks.join_next() => ended.map_err(|_| KeeperLost)?,
+                Some(keeper) = new.recv() => running.keep(keeper),
                 Some(command) = inbox.0.recv() => match command {
                     Command::Look(changes, at) => running.look(&changes, at),
                     Command::Reform(volumes, limit, done) => running.reform(volumes, limit, done, opened.clone()),
                 },
-                Some(keeper) = new.recv() => running.keep(keeper),
-                _ = shutdown.wait_for(|end| *end) => break,
             }
         }
         while let Some(ended) = running.tasks.join_next().await {
@@ -259,8 +276,8 @@ impl Running {
 
     /// Passes news on to every volume.
     fn look(&self, changes: &Arc<[Change]>, at: SystemTime) {
-        for orders in self.volumes.values().cloned() {
-            let changes = Arc::clone(changes);
+        for orders in self.volumes.values() {
+            let (changes, orders) = (Arc::clone(changes), orders.clone());
             tokio::spawn(async move { orders.send(Order::Look(changes, at)).await });
         }
     }
@@ -285,7 +302,7 @@ impl Running {
                 // One whose task has ended is gone already.
                 let _ = orders.send(Order::Remove).await;
                 orders.closed().await;
-                shared.status.forget(&path);
+                shared.forget(&path);
             }
             let mut changes = JoinSet::new();
             for volume in volumes {
@@ -333,7 +350,7 @@ async fn open_one(
         Ok(()) => opened.send(keeper).await.map_err(|_| "the engine has ended".to_owned()),
         Err(StartError::NotPublished { why, .. }) => {
             keeper.close();
-            shared.status.forget(&path);
+            shared.forget(&path);
             Err(why)
         }
     }
