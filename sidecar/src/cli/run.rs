@@ -8,6 +8,7 @@ use coffer::journal::Journal;
 use coffer::spec::{Config, DEFAULT_LISTEN};
 use coffer_runtime::process::{Exit, Termination, forbid_core_dumps};
 use coffer_runtime::telemetry::{LogLevel, init_logs};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::progress::Progress;
@@ -72,6 +73,9 @@ impl Run {
     async fn stay(self, config: Config) -> Result<(), Failed> {
         // Before anything else: as PID 1, a signal without a listener is lost.
         let mut termination = Termination::listen().map_err(Failed::at_run_time)?;
+        // Who has the config read anew a moment too early must not end the process: it is read again once
+        // the volumes are there.
+        let _hangup = (!self.once).then(|| signal(SignalKind::hangup())).transpose().map_err(Failed::at_run_time)?;
         let (end, shutdown) = watch::channel(false);
         let once = self.once;
         let mut work = std::pin::pin!(self.publish(config, shutdown));
