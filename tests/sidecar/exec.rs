@@ -522,11 +522,9 @@ async fn sigterm_ends_it_while_aws_hangs_and_the_program_is_not_started() -> Res
         let process = way.program(&fixture)?.script("echo started").start()?;
         fixture.asked("AssumeRoleWithWebIdentity", 1).await?;
         process.signal(signal)?;
-        // Much sooner than a call that hangs is given up.
-        let status = process.wait(Duration::from_secs(8)).await?;
-        ensure!(status.code() == Some(code), "ended with {status}, not {code}");
+        // The start itself would go on for two minutes.
+        ends_with(&process, code).await?;
         ensure!(process.stdout().is_empty() && fixture.volume_is_empty()?, "{}", process.stdout());
-        ensure!(process.stderr().is_empty(), "{}", process.stderr());
         Ok(())
     };
     let signals = [(Signal::TERM, 143), (Signal::INT, 130), (Signal::QUIT, 131)];
@@ -809,11 +807,16 @@ async fn as_pid_1_it_keeps_the_exit_code_buries_orphans_and_ends_on_sigterm() ->
 async fn the_program_has_the_limits_and_the_ignored_signals_of_before() -> Result<()> {
     // A core limit that is not 0, where there is leave for one.
     let wrapper = ["sh", "-c", "ulimit -Sc \"$(ulimit -Hc)\"; trap '' HUP USR2; exec \"$@\"", "sh"];
-    let script = "ulimit -Sc; ulimit -Hc; ulimit -n; umask; grep -E 'SigBlk|SigIgn' /proc/self/status";
+    let script =
+        "ulimit -Sc; ulimit -Hc; ulimit -n; umask; ls /proc/self/fd; grep -E 'SigBlk|SigIgn' /proc/self/status";
     let before = std::process::Command::new(wrapper[0]).args(&wrapper[1..]).args(["sh", "-c", script]).output()?;
     let before = String::from_utf8(before.stdout)?;
-    // glibc's posix_spawn(3) ignores its own two signals, 32 and 33, in what it starts.
-    let plain = |text: &str| text.replace("SigIgn:\t0000000180", "SigIgn:\t0000000000");
+    // Signals 32 and 33 are glibc's own, which posix_spawn(3) sets to be ignored in what it starts.
+    let plain = |text: &str| {
+        ["180", "100", "080"]
+            .iter()
+            .fold(text.to_owned(), |text, own| text.replace(&format!("SigIgn:\t0000000{own}"), "SigIgn:\t0000000000"))
+    };
     ensure!(plain(&before).contains("SigIgn:\t0000000000000801"), "{before}");
     let fixture = account().await?;
     for way in WAYS {
