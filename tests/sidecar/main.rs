@@ -4,6 +4,7 @@ mod api;
 mod calls;
 mod endpoints;
 mod examples;
+mod exec;
 mod fallback;
 mod faults;
 mod fixture;

@@ -208,7 +208,7 @@ mod tests {
     async fn secrets_are_told_apart_by_what_they_hold() {
         let (secrets, _, swapped) = secrets();
         let volume = Path::new("/volume");
-        let mut state = async |set: &RenderedSet| {
+        let state = async |set: &RenderedSet| {
             swapped(volume, set, false);
             secrets.next().await.state
         };

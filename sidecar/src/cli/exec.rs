@@ -72,7 +72,8 @@ pub(super) struct Exec {
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     min_interval: Duration,
 
-    /// A restart waits up to this long, at random, so that a fleet does not restart in step
+    /// A restart waits up to this long, at random, so that a fleet does not restart in step; and a
+    /// second at the least, for what else has changed
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     jitter: Duration,
 
@@ -129,7 +130,7 @@ enum Ended {
     /// With this exit code.
     Exit(u8),
     /// The program is to take this process's place.
-    Replace(Last),
+    Replace(Box<Last>),
 }
 
 /// What is left to do before the program takes this process's place.
@@ -198,13 +199,14 @@ impl Exec {
         if env.is_empty() && config.volumes.is_empty() && config.api.is_none() {
             let fix = "set a variable to one such as `coffer:secretsmanager:prod/db`, or name a config with --config";
             tracing::warn!("no secret to give to the program: {fix}");
-            return Ok(Ended::Replace(Last::default()));
+            return Ok(Ended::Replace(Box::default()));
         }
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failed::at_run_time)?;
         let ended = match runtime.block_on(self.live(command, config, env, file, start)) {
             Ok(Lived::Ready(environment, supervisor)) => {
-                return Ok(Ended::Replace(Last { environment, listening: Some((runtime, supervisor)) }));
+                let listening = Some((runtime, supervisor));
+                return Ok(Ended::Replace(Box::new(Last { environment, listening })));
             }
             Ok(Lived::Ended(code)) => Ok(Ended::Exit(code)),
             Err(failure) => Err(failure),
@@ -315,11 +317,14 @@ impl Exec {
         if matches!(self.restart, When::Never) {
             service.shared.status.forget(Path::new(ENVIRONMENT));
         }
-        match made.and(started) {
+        // No file, no program: also where a volume was lost by a fault of our own.
+        let there = || if *shutdown.borrow() { Ok(()) } else { service.shared.status.ready() };
+        let whole = made.and(started).map_err(|error| error.to_string()).and_then(|()| there());
+        match whole {
             Ok(()) => Ok((service, engine)),
-            Err(error) => {
+            Err(why) => {
                 engine.close();
-                Err(Failed::at_run_time(error))
+                Err(Failed::at_run_time(why))
             }
         }
     }

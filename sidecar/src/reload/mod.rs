@@ -7,12 +7,14 @@ mod watch;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use rustix::process::Signal;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 pub use self::file::{ConfigFile, LoadError};
 use self::watch::Watch;
+use crate::child::ignores;
 use crate::engine::Orders;
 use crate::epoch::seconds_of;
 use crate::spec::Config;
@@ -115,10 +117,11 @@ impl ReloadStatus {
 }
 
 /// Keeps an engine at what a config file says, for ever. `started_with` is what it was started with.
-/// SIGHUP has the file read at once.
+/// SIGHUP has the file read at once, unless this process was started to ignore it.
 pub async fn follow(file: ConfigFile, started_with: Config, orders: Orders, status: ReloadStatus) {
     let mut watch = Watch::new();
-    let mut hangup = signal(SignalKind::hangup()).ok();
+    // Under `nohup` it stays ignored, for this process and for those that it starts.
+    let mut hangup = (!ignores(Signal::HUP)).then(|| signal(SignalKind::hangup()).ok()).flatten();
     // What the engine goes by; nothing while it goes by parts of two.
     let mut applied = Some(started_with.clone());
     let mut retry: Option<(Instant, Duration)> = None;
