@@ -208,7 +208,7 @@ async fn every_kind_is_told_of_each_swap_once_and_after_it() -> Result<()> {
             metrics.lines().any(|found| found.starts_with("coffer_notifications_total{") && found.ends_with(&line)),
             "{metrics}"
         );
-        ensure!(text.contains(&format!("  {name}: told 1 swap, last ")), "{text}");
+        ensure!(text.contains(&format!("  on change, {name}: told ")), "{text}");
     }
     ensure!(!format!("{text}{metrics}{status}{}", sidecar.process.stderr()).contains("s3cr3t"), "a query is shown");
 
@@ -299,7 +299,7 @@ async fn a_server_that_is_down_is_told_when_it_is_up() -> Result<()> {
     drop(server);
     failing("is the application up").await?;
     let text = shown(&fixture).await?;
-    ensure!(text.contains(&format!("  http {address}/: FAILING, again in ")), "{text}");
+    ensure!(text.contains(&format!("  on change, http {address}/: FAILING: cannot connect")), "{text}");
     let (_, metrics) = sidecar.get("/metrics").await?;
     let failed = metrics.lines().find(|line| line.starts_with("coffer_notifications_total") && line.contains("failed"));
     ensure!(failed.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
