@@ -208,7 +208,7 @@ async fn every_kind_is_told_of_each_swap_once_and_after_it() -> Result<()> {
             metrics.lines().any(|found| found.starts_with("coffer_notifications_total{") && found.ends_with(&line)),
             "{metrics}"
         );
-        ensure!(text.contains(&format!("  {name}: told 1 swap, last ")), "{text}");
+        ensure!(text.contains(&format!("  on change, {name}: told ")), "{text}");
     }
     ensure!(!format!("{text}{metrics}{status}{}", sidecar.process.stderr()).contains("s3cr3t"), "a query is shown");
 
@@ -276,6 +276,37 @@ async fn the_first_set_is_told_to_those_who_want_it_and_not_again() -> Result<()
 }
 
 #[tokio::test]
+async fn a_repair_is_a_swap_and_the_last_swap_is_told_before_the_end() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    let touched = fixture.path("touched");
+    let action = format!("touch: {}", touched.display());
+    let write = |debounce: &str| {
+        let volume = fixture.volume_text("volume", [DB]) + &on_change(&[action.clone()], debounce);
+        fixture.write_config(&format!("refresh: 1s\nvolumes:\n{volume}"))
+    };
+    write("0s")?;
+    let sidecar = fixture.ready().await?;
+    fs::remove_dir_all(fixture.volume())?;
+    fixture.holds("db", "one").await?;
+    all_told(&sidecar, 1).await?;
+    fs::remove_file(&touched)?;
+
+    write("60s")?;
+    fixture.aws.put_secret_value("prod/db", "two").await?;
+    eventually(SOON, async || {
+        let action = sidecar.status().await?["on_change"][0].take();
+        ensure!(action["state"] == "waiting", "{action:#}");
+        Ok(())
+    })
+    .await?;
+    ensure!(!touched.exists(), "told before its time");
+    ensure!(sidecar.process.stop().await?.success());
+    ensure!(touched.exists(), "{}", sidecar.process.stderr());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_server_that_is_down_is_told_when_it_is_up() -> Result<()> {
     let fixture = Fixture::new().await?;
     fixture.aws.create_secret("prod/db", "one").await?;
@@ -299,7 +330,7 @@ async fn a_server_that_is_down_is_told_when_it_is_up() -> Result<()> {
     drop(server);
     failing("is the application up").await?;
     let text = shown(&fixture).await?;
-    ensure!(text.contains(&format!("  http {address}/: FAILING, again in ")), "{text}");
+    ensure!(text.contains(&format!("  on change, http {address}/: FAILING: cannot connect")), "{text}");
     let (_, metrics) = sidecar.get("/metrics").await?;
     let failed = metrics.lines().find(|line| line.starts_with("coffer_notifications_total") && line.contains("failed"));
     ensure!(failed.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");

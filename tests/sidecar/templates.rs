@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use bed::{FileWatch, SetReader, aws::ParameterType, eventually, unique_name};
+use bed::{Fault, FileWatch, Rule, SetReader, aws::ParameterType, eventually, unique_name};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, SOON, Sidecar, ends_with};
@@ -284,6 +284,31 @@ async fn an_optional_template_comes_with_its_values_and_never_tells_of_an_older_
     ensure!(db["state"] == "fresh", "{db:#}");
     fixture.aws.put_parameter("/prod/extra", ParameterType::String, "e2").await?;
     fixture.holds("app.conf", "db4 e2").await
+}
+
+#[tokio::test]
+async fn what_is_not_there_holds_up_nobody_while_it_cannot_be_asked_for() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "db1").await?;
+    let template = "{name: app.conf, template: '{{ db }} {{ extra }}', optional: true}";
+    let plain = "{name: extra, from: 'parameterstore:/prod/extra', optional: true}";
+    write(&fixture, "1s", &[DB, template, plain], VALUES)?;
+    let sidecar = fixture.ready().await?;
+    sidecar.becomes("parameterstore:/prod/extra", "missing").await?;
+    let fault = fixture.proxy.fault(Rule::new(Fault::Throttle).operation("GetParameters"));
+    eventually(SOON, async || {
+        let extra = sidecar.reference("parameterstore:/prod/extra").await?;
+        ensure!(extra["state"] == "missing" && extra["code"] == "ThrottlingException", "{extra:#}");
+        Ok(())
+    })
+    .await?;
+    fixture.aws.put_secret_value("prod/db", "db2").await?;
+    fixture.holds("db.json", "db2").await?;
+    sidecar.becomes("secretsmanager:prod/db", "fresh").await?;
+    fixture.proxy.clear_fault(fault);
+    fixture.aws.put_parameter("/prod/extra", ParameterType::String, "e1").await?;
+    fixture.holds("app.conf", "db2 e1").await?;
+    fixture.holds("extra", "e1").await
 }
 
 #[tokio::test]

@@ -401,9 +401,10 @@ impl Keeper {
     fn settle(&mut self, round: &Round, cause: Cause) -> Settled {
         let mut answers = round.answers.clone();
         let mut settled = Settled { tried: true, ..Settled::default() };
+        // What was not there stays so until AWS says otherwise: a throttled look at it holds up nobody.
         let absent = |wanted: &Wanted| match round.failed.get(wanted) {
-            Some(failure) => failure.class == Class::NotFound,
-            None => self.entries[wanted].absent && !round.answers.contains_key(wanted),
+            Some(failure) if failure.class == Class::NotFound => true,
+            _ => self.entries[wanted].absent && !round.answers.contains_key(wanted),
         };
         loop {
             let making = make(&self.spec.files, &answers, &absent, self.destination.as_ref());
@@ -434,11 +435,9 @@ impl Keeper {
 
     fn publish(&mut self, set: &RenderedSet, cause: Cause, settled: &mut Settled) {
         let origins = self.destination.origins();
-        // An empty set that this process found is what a volume leaves that was in no config for a while.
-        let first = match self.destination.published_at() {
-            None => true,
-            Some(_) => origins.is_empty() && self.publishes == 0 && !self.complete,
-        };
+        // A set without files may be what a volume left that was in no config for a while; one that somebody
+        // removed was there, and is told of when it is back.
+        let first = origins.is_empty() && self.publishes == 0 && !self.complete;
         let before: BTreeMap<FileName, Origin> =
             origins.into_iter().map(|(name, origin)| (name.clone(), origin.clone())).collect();
         match self.destination.publish(set) {
@@ -525,11 +524,11 @@ impl Keeper {
                 (None, None) => None,
             };
             entry.absent = match &failure {
-                Some(failure) => optional && !has_files && failure.class == Class::NotFound,
+                Some(failure) => optional && !has_files && (entry.absent || failure.class == Class::NotFound),
                 None => entry.absent && !fetched,
             };
             match failure {
-                Some(failure) if entry.absent => {
+                Some(failure) if entry.absent && failure.class == Class::NotFound => {
                     entry.trouble = None;
                     entry.due = self.schedule.after_success(now, None);
                     entry.state = State::Missing { code: failure.code, why: failure.text };

@@ -140,6 +140,13 @@ impl Agenda {
         Then::Again(due)
     }
 
+    /// Whatever waits and has not failed is due now, for there is no later; nothing else is.
+    pub(super) fn hasten(&mut self, now: Instant) {
+        for action in &mut self.actions {
+            action.due = (action.waiting.swaps > 0 && action.failures == 0).then_some(now);
+        }
+    }
+
     /// When something is due next.
     pub(super) fn next(&self) -> Option<Instant> {
         self.actions.iter().filter_map(|action| action.due).min()
@@ -210,6 +217,20 @@ mod tests {
         // Taken out while it runs: nobody waits for it.
         agenda.rearrange(DEBOUNCE, [(false, Some(2))]);
         assert_eq!((agenda.running(), agenda.begin(t + ms(60_000)).unwrap().0), (None, 0));
+    }
+
+    #[test]
+    fn what_has_not_been_tried_is_hastened_and_what_failed_is_not() {
+        let (mut agenda, t) = agenda(3);
+        agenda.swapped(t, false, &names(&["a"]));
+        for at in [0, 1] {
+            assert_eq!(agenda.begin(t + DEBOUNCE).unwrap().0, at);
+            if at == 0 { drop(agenda.failed(at, t + DEBOUNCE, 0.5)) } else { agenda.succeeded(at) }
+        }
+        agenda.hasten(t + DEBOUNCE);
+        assert_eq!(agenda.begin(t + DEBOUNCE).unwrap().0, 2);
+        agenda.succeeded(2);
+        assert_eq!((agenda.next(), agenda.untold(0)), (None, 1));
     }
 
     #[test]

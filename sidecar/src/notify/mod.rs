@@ -119,10 +119,12 @@ impl Notifier {
         self.shared.woken.notify_one();
     }
 
-    /// Ends: starts nothing more, and waits up to `patience` for what is running before it is killed
-    /// or cut off.
+    /// Ends: tells at once what has not been tried yet, and tries nothing again. What still runs
+    /// after `patience` is killed or cut off.
+    ///
+    /// A process that starts over the same set has nothing to tell: what is not told now never is.
     pub async fn close(mut self, patience: Duration) {
-        self.shared.lock().closing = true;
+        self.shared.close();
         self.shared.woken.notify_one();
         if timeout(patience, &mut self.task).await.is_err() {
             self.task.abort();
@@ -233,16 +235,20 @@ impl Shared {
         names.iter().filter(|name| !called_before.contains(name)).for_each(|name| counters.add(volume, name));
     }
 
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.agenda.hasten(now());
+    }
+
     fn next_step(&self) -> Step {
         let mut state = self.lock();
         let latest = state.latest.clone();
-        match latest {
+        let due = state.agenda.begin(now());
+        match (due, latest) {
+            (Some((at, batch)), Some(swap)) => Step::Run { action: state.actions[at].action.clone(), batch, swap },
             _ if state.closing => Step::End,
-            None => Step::Wait(None),
-            Some(swap) => match state.agenda.begin(now()) {
-                Some((at, batch)) => Step::Run { action: state.actions[at].action.clone(), batch, swap },
-                None => Step::Wait(state.agenda.next()),
-            },
+            _ => Step::Wait(state.agenda.next()),
         }
     }
 }

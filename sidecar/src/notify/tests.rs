@@ -176,17 +176,35 @@ async fn an_unwanted_first_set_tells_nobody() {
 }
 
 #[tokio::test]
-async fn closing_lets_what_runs_finish_and_starts_nothing() {
+async fn closing_lets_what_runs_finish_and_tells_what_waits() {
     let dir = tempfile::tempdir().unwrap();
     let (begun, done) = (dir.path().join("begun"), dir.path().join("done"));
     let slow = sh(format!("touch {}; sleep 0.3; touch {}", begun.display(), done.display()));
     let later = dir.path().join("later");
-    let touch = Action { means: Means::Touch { path: later.clone() }, first: false };
-    let (notifier, mut reports, _) = start(vec![slow, touch]);
+    let (notifier, mut reports, _) = start(vec![slow, touch(&later)]);
     notifier.swapped(swap(false, &["a"]));
     until(&mut reports, |all| all[0].state == ActionState::Running).await;
     notifier.close(Duration::from_secs(10)).await;
-    assert!(begun.exists() && done.exists() && !later.exists());
+    assert!(begun.exists() && done.exists() && later.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_waits_for_no_debounce_and_tries_nothing_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (told, tried) = (dir.path().join("told"), dir.path().join("missing/tried"));
+    let on_change = OnChange { actions: vec![touch(&tried), touch(&told)], debounce: Duration::from_secs(60) };
+    let notifier = Notifier::start(Path::new("/v"), on_change, NotifyCounters::default(), |_| {});
+    notifier.swapped(swap(false, &["a"]));
+    let started = now();
+    notifier.close(Duration::from_secs(10)).await;
+    assert!(told.exists() && now() - started < Duration::from_secs(1));
+
+    let (unwanted, told) = (touch(&dir.path().join("unwanted")), dir.path().join("unwanted"));
+    let on_change = OnChange { actions: vec![unwanted], debounce: DEBOUNCE };
+    let notifier = Notifier::start(Path::new("/v"), on_change, NotifyCounters::default(), |_| {});
+    notifier.swapped(swap(true, &["a"]));
+    notifier.close(Duration::from_secs(10)).await;
+    assert!(!told.exists(), "the first set, which nobody asked to be told of");
 }
 
 #[tokio::test]
