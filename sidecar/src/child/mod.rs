@@ -26,7 +26,6 @@ pub use self::environment::{Environment, EnvironmentErrors, VariableError};
 pub use self::error::ChildError;
 pub use self::orphans::bury_orphans_during;
 pub use self::secrets::{FirstError, Rotation, Secrets};
-pub(crate) use self::signals::ignores;
 pub use self::signals::{StopSignal, StopSignalError};
 pub use self::supervisor::{Forward, Policy, Restart, Start, Supervisor};
 

@@ -269,7 +269,7 @@ impl Exec {
             return Ok(Lived::Ready(first.into_environment(), supervisor));
         }
         let (orders, inbox) = orders();
-        service.follow(config, &orders);
+        service.follow(config, &orders, None);
         let mut keeping = tokio::spawn(async move {
             if let Err(error) = engine.run(inbox, shutdown).await {
                 tracing::error!("{error}; until then the program goes on, and its secrets are not kept fresh");

@@ -225,7 +225,11 @@ mod tests {
         agenda.swapped(t, false, &names(&["a"]));
         for at in [0, 1] {
             assert_eq!(agenda.begin(t + DEBOUNCE).unwrap().0, at);
-            if at == 0 { drop(agenda.failed(at, t + DEBOUNCE, 0.5)) } else { agenda.succeeded(at) }
+            if at == 0 {
+                let _ = agenda.failed(at, t + DEBOUNCE, 0.5);
+            } else {
+                agenda.succeeded(at)
+            }
         }
         agenda.hasten(t + DEBOUNCE);
         assert_eq!(agenda.begin(t + DEBOUNCE).unwrap().0, 2);
