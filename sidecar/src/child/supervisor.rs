@@ -29,8 +29,8 @@ pub struct Policy {
     pub grace: Duration,
     /// The shortest time from one start to the next.
     pub min_interval: Duration,
-    /// A restart waits a random part of this, so that a fleet does not restart in step; a second at the
-    /// least, for what else has changed.
+    /// A restart waits a random part of this, so that a fleet does not restart in step; two seconds
+    /// at the least, for what else has changed.
     pub jitter: Duration,
     /// Who is sent the signals that this process is sent.
     pub forward: Forward,
