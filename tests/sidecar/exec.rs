@@ -574,6 +574,24 @@ async fn a_rotation_starts_the_program_anew_once_with_the_new_environment() -> R
     Ok(())
 }
 
+/// One of them would be looked at an hour later.
+#[tokio::test]
+async fn what_holds_the_same_secret_with_another_interval_comes_in_the_same_restart() -> Result<()> {
+    let fixture = account().await?;
+    let seldom = fixture.volume_text("volume", [format!("{{name: db, from: '{SECRET}'}}")]) + "    refresh: 1h\n";
+    fixture.write_config(&format!("{}volumes:\n{seldom}", env_text()))?;
+    let script = SERVER.replace("$V", r#"$V $(cat "$F")"#);
+    let process = with_config(&fixture, &EAGER).env("F", fixture.volume().join("db")).script(&script).start()?;
+    writes(&process, "start old old\n").await?;
+    fixture.aws.put_secret_value("prod/db", "new").await?;
+    let expected = "start old old\nbye\nstart new new\n";
+    writes(&process, expected).await?;
+    fixture.proxy.clear_log();
+    fixture.asked("DescribeSecret", 6).await?;
+    ensure!(process.stdout() == expected, "{}", process.stdout());
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_rotation_of_files_alone_starts_the_program_anew() -> Result<()> {
     let fixture = account().await?;
@@ -640,8 +658,8 @@ async fn starts_keep_their_distance_and_the_newest_counts() -> Result<()> {
     let process = with_config(&fixture, &options).script(script).start()?;
     process.wait_for_stdout("\n", SOON).await?;
     for value in ["a", "b", "c"] {
-        fixture.aws.put_secret_value("prod/db", value).await?;
         let fetched = fixture.proxy.count("GetSecretValue");
+        fixture.aws.put_secret_value("prod/db", value).await?;
         fixture.asked("GetSecretValue", fetched + 1).await?;
     }
     process.wait_for_stdout("c ", SOON).await?;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Secrets of one moment come by volume and by look: a restart waits at least so long for the rest of
-/// them.
-const SETTLE: Duration = Duration::from_secs(1);
+/// Secrets of one moment come one volume after the other: a restart waits at least so long for the rest
+/// of them.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Follows which secrets, in the state `S`, the running program was started with, and plans at most one
 /// restart for those that come after.

@@ -92,13 +92,17 @@ impl Secrets {
         })
     }
 
-    /// Notes each new set, and tells the supervisor.
+    /// Notes each new set, and tells the supervisor. Once the program was started, `rotated` is called
+    /// too.
     #[must_use]
-    pub fn watcher(&self) -> Swapped {
+    pub fn watcher(&self, rotated: impl Fn() + Send + Sync + 'static) -> Swapped {
         let secrets = self.clone();
         Arc::new(move |volume: &Path, set: &RenderedSet, _first: bool| {
             let pieces = set.iter().flat_map(|(name, file)| [name.as_str().as_bytes(), file.content.expose()]);
             secrets.note(volume, secrets.0.key.digest(pieces));
+            if secrets.lock().started {
+                rotated();
+            }
         })
     }
 
@@ -175,7 +179,7 @@ mod tests {
     fn secrets() -> (Secrets, Taker, Swapped) {
         let secrets = Secrets::new().unwrap();
         let names = BTreeMap::from([(FileName::new("V").unwrap(), EnvName::new("V").unwrap())]);
-        let (taker, watcher) = (secrets.taker(names), secrets.watcher());
+        let (taker, watcher) = (secrets.taker(names), secrets.watcher(|| {}));
         (secrets, taker, watcher)
     }
 

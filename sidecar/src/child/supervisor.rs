@@ -29,8 +29,8 @@ pub struct Policy {
     pub grace: Duration,
     /// The shortest time from one start to the next.
     pub min_interval: Duration,
-    /// A restart waits a random part of this, so that a fleet does not restart in step; a second at the
-    /// least, for what else has changed.
+    /// A restart waits a random part of this, so that a fleet does not restart in step; two seconds
+    /// at the least, for what else has changed.
     pub jitter: Duration,
     /// Who is sent the signals that this process is sent.
     pub forward: Forward,
@@ -273,16 +273,17 @@ impl Life {
     }
 
     /// Waits until nobody is left of a group whose program has ended: what it started may take its
-    /// time to end too, and holds what the next one needs.
+    /// time to end too, and holds what the next one needs. Once we are asked to end there is no next
+    /// one, and nobody waits, as at the program's own end.
     async fn empty(&mut self, group: Pid, kill_at: Instant) {
         let mut killed = false;
-        while lives(group) {
+        while !self.ending && lives(group) {
             let now = Instant::now();
-            if !self.ending && !killed && now >= kill_at {
+            if !killed && now >= kill_at {
                 let _ = kill_process_group(group, Signal::KILL);
                 killed = true;
             }
-            if !self.ending && now >= kill_at + BURIAL {
+            if now >= kill_at + BURIAL {
                 tracing::warn!("what the program had started is still there");
                 return;
             }

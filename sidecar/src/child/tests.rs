@@ -329,6 +329,22 @@ fn kills_what_does_not_end_in_time_and_what_it_had_started() {
 }
 
 #[test]
+fn a_restart_that_waits_for_stragglers_gives_way_to_an_end() {
+    in_turn(async {
+        let script = "(trap '' TERM; echo >$D/ready; exec sleep 20) &
+            trap 'echo bye >>$D/bye; exit 3' TERM; while :; do sleep 0.01; done";
+        let running = Running::start(script, Policy { grace: Duration::from_secs(60), ..eager() });
+        running.writes("ready", "\n").await;
+        running.rotate("2");
+        running.writes("bye", "bye\n").await;
+        let group = fs::read_to_string(running.folder.path().join("pid")).unwrap();
+        signal_us(Signal::TERM);
+        assert_eq!(running.code().await, 3);
+        kill_process_group(Pid::from_raw(group.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    });
+}
+
+#[test]
 fn an_end_of_its_own_counts_while_a_restart_waits() {
     in_turn(async {
         let script = "echo >$D/ready; trap 'exit 4' USR1; while :; do sleep 0.01; done";

@@ -12,11 +12,15 @@ use coffer::child::{
     self, ChildError, Command, Environment, Forward, Policy, Restart, Secrets, Start, StopSignal, Supervisor,
     bury_orphans_during,
 };
-use coffer::engine::{Engine, Handoff, Told, orders};
+use coffer::engine::{Engine, Handoff, Orders, Told, orders};
 use coffer::file::{FileName, Mode, Owner};
 use coffer::journal::Journal;
+use coffer::push::{Change, Subject};
 use coffer::reload::ConfigFile;
-use coffer::spec::{Config, Content, EnvName, EnvSpec, FileSpec, Naming, OnChange, VolumeSpec, from_environment};
+use coffer::spec::{
+    Config, Content, EnvName, EnvSpec, FileSpec, Naming, OnChange, ParameterRef, PathRef, Reference, SecretRef,
+    VolumeSpec, from_environment,
+};
 use coffer_runtime::process::Exit;
 use coffer_runtime::telemetry::{LogLevel, init_logs};
 use tokio::runtime::Runtime;
@@ -72,8 +76,8 @@ pub(super) struct Exec {
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     min_interval: Duration,
 
-    /// A restart waits up to this long, at random, so that a fleet does not restart in step; and a
-    /// second at the least, for what else has changed
+    /// A restart waits up to this long, at random, so that a fleet does not restart in step; and two
+    /// seconds at the least, for what else has changed
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     jitter: Duration,
 
@@ -192,10 +196,6 @@ impl Exec {
             None => Config::empty(),
         };
         let env = self.variables(&config)?;
-        let start = match self.restart {
-            When::Never if config.volumes.is_empty() && config.api.is_none() => Start::Replaced,
-            When::Never | When::OnRotation => Start::Supervised,
-        };
         if env.is_empty() && config.volumes.is_empty() && config.api.is_none() {
             let fix = "set a variable to one such as `coffer:secretsmanager:prod/db`, or name a config with --config";
             tracing::warn!("no secret to give to the program: {fix}");
@@ -203,7 +203,7 @@ impl Exec {
         }
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failed::at_run_time)?;
-        let ended = match runtime.block_on(self.live(command, config, env, file, start)) {
+        let ended = match runtime.block_on(self.live(command, config, env, file)) {
             Ok(Lived::Ready(environment, supervisor)) => {
                 let listening = Some((runtime, supervisor));
                 return Ok(Ended::Replace(Box::new(Last { environment, listening })));
@@ -214,6 +214,14 @@ impl Exec {
         // A look-up in the system's resolver may hang; nothing waits for it.
         runtime.shutdown_background();
         ended
+    }
+
+    /// Whether there is something to stay for.
+    fn start(&self, config: &Config) -> Start {
+        match self.restart {
+            When::Never if config.volumes.is_empty() && config.api.is_none() => Start::Replaced,
+            When::Never | When::OnRotation => Start::Supervised,
+        }
     }
 
     /// The references of the environment and of the config.
@@ -237,14 +245,17 @@ impl Exec {
         config: Config,
         env: Vec<EnvSpec>,
         file: Option<ConfigFile>,
-        start: Start,
     ) -> Result<Lived, Failure> {
         // Before anything else: as PID 1, a signal without a listener is lost.
         let mut supervisor = Supervisor::new(command.clone(), self.policy())?;
+        let start = self.start(&config);
         let secrets = Secrets::new().map_err(|error| Failed::at_run_time(format!("no random key: {error}")))?;
         let (end, shutdown) = watch::channel(false);
+        let (orders, inbox) = orders();
         let published = {
-            let mut publishing = std::pin::pin!(self.publish(&config, env, file, &secrets, start, &shutdown));
+            let told =
+                Told { swapped: Some(secrets.watcher(self.look_at_the_rest(&config, &env, &orders))), ..told(&config) };
+            let mut publishing = std::pin::pin!(self.publish(&config, env, file, told, &secrets, &shutdown));
             tokio::select! {
                 published = &mut publishing => published,
                 code = supervisor.asked_to_end(start) => {
@@ -268,7 +279,6 @@ impl Exec {
             engine.close();
             return Ok(Lived::Ready(first.into_environment(), supervisor));
         }
-        let (orders, inbox) = orders();
         service.follow(config, &orders, None);
         let mut keeping = tokio::spawn(async move {
             if let Err(error) = engine.run(inbox, shutdown).await {
@@ -287,12 +297,11 @@ impl Exec {
         config: &Config,
         env: Vec<EnvSpec>,
         file: Option<ConfigFile>,
+        told: Told,
         secrets: &Secrets,
-        start: Start,
         shutdown: &watch::Receiver<bool>,
     ) -> Result<(Service, Engine), Failed> {
         let journal = if self.audit { Journal::Stderr } else { Journal::Off };
-        let told = Told { swapped: Some(secrets.watcher()), ..told(config) };
         let service = Service::new(config, &env, file, journal, self.service.allow_disk, Some(told)).await?;
         service.announce(config);
         let mut passing = Engine::open(Vec::new(), &service.shared).map_err(Failed::volume)?;
@@ -304,7 +313,7 @@ impl Exec {
             let engine = if matches!(self.restart, When::OnRotation) { &mut engine } else { &mut passing };
             engine.add(spec, Box::new(handoff)).map_err(Failed::volume)?;
         }
-        if start == Start::Supervised {
+        if self.start(config) == Start::Supervised {
             service.serve(self.listen.or(config.listen), config.probes).await?;
         } else if self.listen.is_some() {
             tracing::warn!("nothing is served on --listen: the program takes this process's place");
@@ -325,6 +334,22 @@ impl Exec {
             Err(why) => {
                 engine.close();
                 Err(Failed::at_run_time(why))
+            }
+        }
+    }
+
+    /// What is to happen at a rotation: what holds the same secret elsewhere, or another that rotates
+    /// with it, is looked at too, so that one restart takes all of it.
+    fn look_at_the_rest(&self, config: &Config, env: &[EnvSpec], orders: &Orders) -> impl Fn() + use<> {
+        let of_volumes = config.volumes.iter().flat_map(|volume| &volume.files).flat_map(|file| file.content.wanted());
+        let references = of_volumes.chain(env.iter().map(|spec| &spec.wanted)).map(|wanted| &wanted.reference);
+        let places = config.volumes.len() + usize::from(!env.is_empty());
+        let together = places > 1 && matches!(self.restart, When::OnRotation);
+        let changes: Vec<Change> = if together { references.map(change_of).collect() } else { Vec::new() };
+        let orders = orders.clone();
+        move || {
+            if !changes.is_empty() {
+                orders.look(changes.clone(), Duration::ZERO);
             }
         }
     }
@@ -375,6 +400,26 @@ fn fail(Failure(code, text): &Failure) -> ExitCode {
     ExitCode::from(*code)
 }
 
+/// As if an event had told of a change of it.
+fn change_of(reference: &Reference) -> Change {
+    let subject = match reference {
+        Reference::Secret(SecretRef { id, .. }) if id.starts_with("arn:") => {
+            Subject::Secret { name: None, arn: Some(id.clone()) }
+        }
+        Reference::Secret(SecretRef { id, .. }) => Subject::Secret { name: Some(id.clone()), arn: None },
+        Reference::Parameter(ParameterRef { name, .. }) => {
+            let arn = name.starts_with("arn:").then(|| name.clone());
+            let name = name.split_once(":parameter/").map_or(name.as_str(), |(_, name)| name);
+            Subject::Parameter { name: name.to_owned(), arn }
+        }
+        // Any parameter below it will do.
+        Reference::Path(PathRef { path, .. }) => {
+            Subject::Parameter { name: format!("{}/x", path.trim_end_matches('/')), arn: None }
+        }
+    };
+    Change { subject, region: None, account: None, version: None, label: None }
+}
+
 /// Names of variables by the names that their values have in the set.
 type Names = BTreeMap<FileName, EnvName>;
 
@@ -406,4 +451,30 @@ fn volume(env: Vec<EnvSpec>, refresh: Duration) -> Result<(VolumeSpec, Names), F
         on_change: OnChange::default(),
     };
     Ok((spec, names))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reference_is_named_by_its_own_change() {
+        let references = [
+            "secretsmanager:prod/db",
+            "secretsmanager:prod/db?stage=AWSPREVIOUS",
+            "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-AbCdEf",
+            "parameterstore:/prod/level",
+            "parameterstore:/prod/level?label=live",
+            "parameterstore:plain",
+            "arn:aws:ssm:eu-west-1:123456789012:parameter/prod/level",
+            "parameterstore:/prod/",
+            "parameterstore:/",
+        ];
+        for text in references {
+            let reference: Reference = text.parse().unwrap();
+            assert!(change_of(&reference).names(&reference, None, "eu-west-1"), "{text}");
+        }
+        let change = change_of(&references[0].parse().unwrap());
+        assert!(!change.names(&"secretsmanager:prod/other".parse().unwrap(), None, "eu-west-1"));
+    }
 }
