@@ -179,7 +179,7 @@ async fn hung_up(signal: &mut Option<tokio::signal::unix::Signal>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn at(time: Option<Instant>) {
