@@ -282,7 +282,7 @@ async fn a_repair_is_a_swap_and_the_last_swap_is_told_before_the_end() -> Result
     let touched = fixture.path("touched");
     let action = format!("touch: {}", touched.display());
     let write = |debounce: &str| {
-        let volume = fixture.volume_text("volume", [DB]) + &on_change(&[action.clone()], debounce);
+        let volume = fixture.volume_text("volume", [DB]) + &on_change(std::slice::from_ref(&action), debounce);
         fixture.write_config(&format!("refresh: 1s\nvolumes:\n{volume}"))
     };
     write("0s")?;
@@ -359,7 +359,7 @@ async fn actions_come_and_go_with_the_config() -> Result<()> {
 
     // What comes with a new set hears of that set, and what comes alone hears of nothing.
     let more = "{name: again, from: 'secretsmanager:prod/db'}";
-    write(&[DB, more], &[http.clone()], "0s")?;
+    write(&[DB, more], std::slice::from_ref(&http), "0s")?;
     all_told(&sidecar, 1).await?;
     let names: Vec<Value> = server.told()[0].message["files"].as_array().into_iter().flatten().cloned().collect();
     ensure!(names.iter().any(|file| file["name"] == "again" && file["changed"] == true), "{names:?}");
@@ -382,7 +382,7 @@ async fn actions_come_and_go_with_the_config() -> Result<()> {
     })
     .await?;
     let (_, before) = sidecar.get("/metrics").await?;
-    write(&[DB, more], &[http.clone()], "100ms")?;
+    write(&[DB, more], std::slice::from_ref(&http), "100ms")?;
     eventually(SOON, async || {
         let actions = sidecar.status().await?["on_change"].take();
         ensure!(actions.as_array().is_some_and(|actions| actions.len() == 1), "{actions:#}");
@@ -462,4 +462,46 @@ async fn five_hundred_swaps_are_told_in_sum_with_a_debounce() -> Result<()> {
 #[tokio::test]
 async fn five_hundred_swaps_are_told_in_sum_without_a_debounce() -> Result<()> {
     five_hundred_swaps("0s").await
+}
+
+#[tokio::test]
+async fn a_volume_that_comes_and_goes_quickly_keeps_its_actions_in_order() -> Result<()> {
+    const TIMES: u64 = 40;
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    let touched = fixture.path("touched");
+    let stays = fixture.volume_text("volume", [DB]);
+    let comes = fixture.volume_text("other", [DB])
+        + &on_change(&[format!("{{touch: {}, first: true}}", touched.display())], "0s");
+    let write = |with: bool| -> Result<()> {
+        let comes = if with { comes.as_str() } else { "" };
+        let text = format!("refresh: 1h\nrate_limits: {{secretsmanager: 1000}}\nvolumes:\n{stays}{comes}");
+        fs::write(fixture.path("new.yaml"), text)?;
+        Ok(fs::rename(fixture.path("new.yaml"), fixture.config_path())?)
+    };
+    write(false)?;
+    let sidecar = fixture.ready().await?;
+    fixture.proxy.set_replay(true);
+    for round in 1..=TIMES {
+        let with = round % 2 == 1;
+        write(with)?;
+        sidecar.process.signal(Signal::HUP)?;
+        let taken_over = eventually(SOON, async || {
+            let (_, body) = sidecar.get("/status").await?;
+            let status: Value = serde_json::from_str(&body)?;
+            ensure!(status["config"]["reloads"] == round && status["config"]["failures"] == 0, "{status:#}");
+            ensure!(status["volumes"].as_array().map(Vec::len) == Some(1 + usize::from(with)), "{status:#}");
+            Ok(())
+        });
+        taken_over.await.with_context(|| sidecar.process.stderr())?;
+        if with {
+            // Each time it is a first set, and told as one.
+            eventually(SOON, async || Ok(fs::remove_file(&touched)?)).await?;
+        }
+        let (_, metrics) = sidecar.get("/metrics").await?;
+        let shown = metrics.lines().filter(|line| line.starts_with("coffer_notifications_total{")).count();
+        ensure!(shown == 2 * usize::from(with), "{shown} series of actions in\n{metrics}");
+    }
+    ensure!(!sidecar.process.stderr().contains("ERROR"), "{}", sidecar.process.stderr());
+    Ok(())
 }

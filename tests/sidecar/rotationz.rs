@@ -97,7 +97,11 @@ async fn volumes_that_come_and_go_with_the_config_are_known() -> Result<()> {
         pod.fixture.volume_text("other", ["{name: o, from: 'secretsmanager:prod/other'}"])
     ))?;
     eventually(SOON, async || is_healthy(&sidecar, &query).await).await?;
-    eventually(SOON, async || Ok(ensure!(other.join("o").exists(), "not yet"))).await?;
+    eventually(SOON, async || {
+        ensure!(other.join("o").exists(), "not yet");
+        Ok(())
+    })
+    .await?;
     is_healthy(&sidecar, &query).await?;
     pod.fixture.aws.put_secret_value("prod/other", "two").await?;
     eventually(SOON, async || {

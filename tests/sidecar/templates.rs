@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use bed::{Fault, FileWatch, Rule, SetReader, aws::ParameterType, eventually, unique_name};
+use bed::{Fault, FileWatch, Rule, SetReader, Times, aws::ParameterType, eventually, unique_name};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, SOON, Sidecar, ends_with};
@@ -106,6 +106,96 @@ async fn two_hundred_rotations_never_show_a_template_of_another_moment() -> Resu
     ensure!(status["publishes"].as_u64() >= Some(ROTATIONS * 4 / 5), "{status:#}");
     let origin = fs::read_to_string(fixture.volume().join("..data/both"))?;
     ensure!(origin.split(' ').any(|n| n == ROTATIONS.to_string()), "{origin}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_fault_and_no_order_of_things_makes_a_set_of_two_moments() -> Result<()> {
+    const STEPS: u32 = 28;
+    let fixture = Fixture::new().await?;
+    let (aws, proxy) = (&fixture.aws, &fixture.proxy);
+    for secret in ["prod/db", "prod/api"] {
+        aws.create_secret(secret, r#"{"n": 0}"#).await?;
+    }
+    aws.put_parameter("/prod/extra", ParameterType::String, "0").await?;
+    let files = [
+        "{name: db, from: 'secretsmanager:prod/db', select: n}",
+        "{name: api, from: 'secretsmanager:prod/api', select: n}",
+        "{name: extra, from: 'parameterstore:/prod/extra', optional: true}",
+        "{name: strict, template: '{{ db.n }} {{ api.n }}'}",
+        "{name: loose, template: '{{ db.n }} {{ extra }}', optional: true}",
+    ];
+    let values = "    values: {db: 'secretsmanager:prod/db', api: 'secretsmanager:prod/api', extra: 'parameterstore:/prod/extra'}\n";
+    write(&fixture, "1s", &files, values)?;
+    let sidecar = fixture.ready().await?;
+
+    let ended = Arc::new(AtomicBool::new(false));
+    let reader = {
+        let (ended, reader) = (Arc::clone(&ended), SetReader::new(fixture.volume()));
+        std::thread::spawn(move || -> Result<()> {
+            while !ended.load(Ordering::Relaxed) {
+                let set = reader.read(&["db", "api", "extra", "strict", "loose"])?;
+                let text =
+                    |name: &str| set.files[name].as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+                let (db, api, extra) = (text("db"), text("api"), text("extra"));
+                let both = |one: &Option<String>, other: &Option<String>| {
+                    Some(format!("{} {}", one.as_ref()?, other.as_ref()?))
+                };
+                ensure!(text("strict").is_some() && text("strict") == both(&db, &api), "a mixed set: {set:?}");
+                ensure!(text("loose").is_none() || text("loose") == both(&db, &extra), "a mixed set: {set:?}");
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            Ok(())
+        })
+    };
+    let seed = fastrand::u64(..);
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let mut there = true;
+    for n in 1..=STEPS {
+        match chance.u32(0..8) {
+            0..=1 => drop(aws.put_secret_value("prod/db", format!(r#"{{"n": {n}}}"#).as_str()).await?),
+            2 => drop(aws.put_secret_value("prod/api", format!(r#"{{"n": {n}}}"#).as_str()).await?),
+            // A field is missing.
+            3 => drop(aws.put_secret_value("prod/api", r#"{"m": 0}"#).await?),
+            4 if there => {
+                aws.delete_parameter("/prod/extra").await?;
+                there = false;
+            }
+            4 | 5 => {
+                aws.put_parameter("/prod/extra", ParameterType::String, &n.to_string()).await?;
+                there = true;
+            }
+            6 => {
+                let operation =
+                    *chance.choice(["GetSecretValue", "GetParameters", "DescribeSecret"].iter()).context("one")?;
+                let fault = chance.choice([Fault::Throttle, Fault::AccessDenied, Fault::Cut]).context("one")?;
+                proxy.fault(Rule::new(fault).operation(operation).times(Times::First(2)));
+            }
+            _ => proxy.clear_faults(),
+        }
+        tokio::time::sleep(Duration::from_millis(chance.u64(50..500))).await;
+        ensure!(!reader.is_finished(), "seed {seed}, step {n}: {:?}", reader.join());
+    }
+    // All comes right in the end.
+    proxy.clear_faults();
+    for secret in ["prod/db", "prod/api"] {
+        aws.put_secret_value(secret, r#"{"n": 99}"#).await?;
+    }
+    aws.put_parameter("/prod/extra", ParameterType::String, "99").await?;
+    // What was refused time and again is asked for ever more seldom.
+    let whole = eventually(SOON * 2, async || {
+        for file in ["strict", "loose"] {
+            let found = fixture.read(file)?;
+            ensure!(found == "99 99", "{file} holds {found:?}");
+        }
+        Ok(())
+    });
+    whole.await.with_context(|| format!("seed {seed}\n{}", sidecar.process.stderr()))?;
+    ended.store(true, Ordering::Relaxed);
+    reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?.with_context(|| format!("seed {seed}"))?;
+    for reference in ["secretsmanager:prod/db", "secretsmanager:prod/api", "parameterstore:/prod/extra"] {
+        sidecar.becomes(reference, "fresh").await?;
+    }
     Ok(())
 }
 

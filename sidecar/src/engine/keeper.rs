@@ -39,8 +39,8 @@ const HASTENED: Duration = Duration::from_secs(1);
 const LOOKS_IN_VAIN: u8 = 1;
 const PUSHED_AGAIN: Duration = Duration::from_secs(3);
 
-/// How long an action that runs may go on when the process ends.
-const LAST_ACTIONS: Duration = Duration::from_millis(300);
+/// How long the last actions may take when the process ends; it has 800 ms for all.
+const LAST_ACTIONS: Duration = Duration::from_millis(500);
 
 /// One volume and what is known of it.
 pub(super) struct Keeper {
