@@ -673,6 +673,7 @@ async fn starts_keep_their_distance_and_the_newest_counts() -> Result<()> {
         .lines()
         .filter_map(|line| line.split_once(' ').and_then(|(value, at)| Some((value.to_owned(), at.parse().ok()?))))
         .collect();
+    ensure!(lines.len() >= 2, "no times: {}", process.stdout());
     for pair in lines.windows(2) {
         let apart = pair[1].1.saturating_sub(pair[0].1);
         // Coffer counts from the start of a process, which then needs a moment to tell the time.
