@@ -119,6 +119,9 @@ pub enum StartError {
         /// The start's time limit, when that is what ended it.
         after: Option<Duration>,
     },
+    /// A task of the engine panicked.
+    #[error("a volume's task ended unexpectedly; what was published before stays; start it again")]
+    Lost,
 }
 
 /// Other specifications could not be taken over, all or some; the volumes that are named go on as
@@ -205,7 +208,10 @@ impl Engine {
         }
         let mut first_error = Ok(());
         while let Some(joined) = starts.join_next().await {
-            let Ok((keeper, result)) = joined else { continue };
+            let Ok((keeper, result)) = joined else {
+                first_error = first_error.and(Err(StartError::Lost));
+                continue;
+            };
             self.keepers.push(keeper);
             first_error = first_error.and(result);
         }
@@ -348,10 +354,13 @@ async fn open_one(
     let mut keeper = open(volume, shared).map_err(|error| error.to_string())?;
     match keeper.start(Instant::now() + limit, limit, false).await {
         Ok(()) => opened.send(keeper).await.map_err(|_| "the engine has ended".to_owned()),
-        Err(StartError::NotPublished { why, .. }) => {
+        Err(error) => {
             keeper.close();
             shared.forget(&path);
-            Err(why)
+            Err(match error {
+                StartError::NotPublished { why, .. } => why,
+                StartError::Lost => error.to_string(),
+            })
         }
     }
 }
