@@ -81,7 +81,7 @@ fn names_line_column_and_fix_of_every_kind_of_mistake() {
     for (text, expected) in [
         ("regoin: x\nvolumes: [{path: /v, files: [{name: a, from: 'secretsmanager:a'}]}]", "coffer.yaml:1:1: unknown key `regoin` in the config file; did you mean `region`?".to_owned()),
         (&file("{name: a, from: 'secretsmanager:a', formt: json}"), "coffer.yaml:5:45: unknown key `formt` in a file; did you mean `format`?".to_owned()),
-        (&file("{name: a, frm: 'secretsmanager:a'}"), "coffer.yaml:5:9: this file has no `from`; add a reference such as `secretsmanager:prod/db`\ncoffer.yaml:5:19: unknown key `frm` in a file; did you mean `from`?".to_owned()),
+        (&file("{name: a, frm: 'secretsmanager:a'}"), "coffer.yaml:5:9: this file has no `from`; add a reference such as `secretsmanager:prod/db`, or a `template`\ncoffer.yaml:5:19: unknown key `frm` in a file; did you mean `from`?".to_owned()),
         (&file("{name: ../a, from: 'secretsmanager:a'}"), "coffer.yaml:5:16: `name`: `..` may not be part of a file name: names starting with `..` are the publisher's own, and `.` names no file".to_owned()),
         (&file("{name: /a, from: 'secretsmanager:a'}"), "coffer.yaml:5:16: `name`: a file name is relative to the volume; remove the leading `/`".to_owned()),
         (&file("{name: a, from: 'secretsmanager:a', mode: '01777'}"), "coffer.yaml:5:51: `mode`: mode 1777 is over 0777: a secret file takes permission bits only".to_owned()),
