@@ -9,11 +9,12 @@
 #![allow(clippy::print_stdout, reason = "printing figures is what this program is for")]
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bed::{Aws, Fault, FaultProxy, Process, Program, Rule, Signal, eventually, free_port, http_get, tmpfs_dir};
+use bed::{Aws, Fault, FaultProxy, Process, Program, Rule, Signal, eventually, http_get, tmpfs_dir};
 use serde_json::{Value, json};
 
 const SWAPS: u64 = 10_000;
@@ -78,7 +79,7 @@ struct Holding {
 struct Soak {
     folder: tempfile::TempDir,
     proxy: FaultProxy,
-    port: u16,
+    listen: SocketAddr,
     sidecar: Process,
 }
 
@@ -94,7 +95,9 @@ impl Soak {
             "VersionStages": ["AWSCURRENT"], "CreatedDate": 1_700_000_000,
         });
         proxy.fault(Rule::new(Fault::Body(answer.to_string())).operation("GetSecretValue"));
-        let port = free_port()?;
+        // Next to the tests, which take what port they find on 127.0.0.1.
+        let own = u8::try_from(std::process::id() % 250).unwrap_or_default() + 1;
+        let listen = SocketAddr::from(([127, own, 255, 1], 9465));
         let config = folder.path().join("coffer.yaml");
         write(folder.path(), 0)?;
         let account = Aws::new(&proxy.url());
@@ -102,8 +105,8 @@ impl Soak {
             Program::new("coffer").args(["run", "--no-audit", "--log-level=error", "--config"]).arg(config),
             |program, (name, value)| program.env(name, value),
         );
-        let sidecar = sidecar.arg(format!("--listen=127.0.0.1:{port}")).start()?;
-        let soak = Self { folder, proxy, port, sidecar };
+        let sidecar = sidecar.arg(format!("--listen={listen}")).start()?;
+        let soak = Self { folder, proxy, listen, sidecar };
         soak.is_in_place(0).await?;
         // The first set may be there before SIGHUP has a listener.
         eventually(PATIENCE, async || {
@@ -170,7 +173,7 @@ impl Soak {
     }
 
     async fn status(&self) -> Result<Value> {
-        let (_, body) = http_get(&format!("http://127.0.0.1:{}/status", self.port)).await?;
+        let (_, body) = http_get(&format!("http://{}/status", self.listen)).await?;
         Ok(serde_json::from_str(&body)?)
     }
 

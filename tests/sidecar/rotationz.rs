@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bed::{eventually, free_port, http_get};
+use bed::{eventually, http_get};
 
 use crate::fixture::{Fixture, SOON, Sidecar};
 
@@ -20,7 +20,9 @@ impl Pod {
         let fixture = Fixture::new().await?;
         fixture.aws.create_secret("prod/db", "one").await?;
         fixture.aws.create_secret("prod/other", "one").await?;
-        Ok(Self { fixture, probes: format!("127.0.0.1:{}", free_port()?) })
+        // The fixture's address is no other test's, and so are its ports.
+        let probes = format!("{}:9466", fixture.listen().ip());
+        Ok(Self { fixture, probes })
     }
 
     fn write(&self, volumes: &str) -> Result<()> {
