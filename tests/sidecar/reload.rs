@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use bed::{Fault, Rule, SetReader, Signal, eventually};
 use serde_json::Value;
 
-use crate::fixture::{Fixture, SOON, Sidecar};
+use crate::fixture::{Fixture, SOON, Sidecar, ends_with};
 
 async fn config_status(sidecar: &Sidecar) -> Result<Value> {
     let (_, body) = sidecar.get("/status").await?;
@@ -153,6 +153,72 @@ async fn a_fault_while_a_new_file_is_fetched_is_sat_out() -> Result<()> {
     fixture.proxy.clear_fault(fault);
     fixture.holds("new", "two").await?;
     config_is(&sidecar, "current").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_volume_goes_only_when_all_that_takes_its_place_is_there() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    fixture.config("1s", ["{name: db, from: 'secretsmanager:prod/db'}"])?;
+    let sidecar = fixture.ready().await?;
+    let old = fs::read_to_string(fixture.config_path())?;
+
+    let moved = fixture.volume_text("moved", ["{name: new, from: 'secretsmanager:prod/new'}"]);
+    fixture.write_config(&format!("refresh: 1s\nvolumes:\n{moved}"))?;
+    sidecar.process.wait_for_stderr("prod/new", SOON).await?;
+    // The volume that cannot be filled yet makes the one in place neither vanish nor unready nor stale.
+    fixture.aws.put_secret_value("prod/db", "two").await?;
+    fixture.holds("db", "two").await?;
+    ensure!(sidecar.get("/readyz").await? == (200, "ready\n".to_owned()));
+    let listen = format!("--listen={}", fixture.listen());
+    ends_with(&fixture.coffer().args(["status", "--quiet", &listen]).start()?, 0).await?;
+    config_is(&sidecar, "failing").await?;
+    ensure!(fixture.read("db")? == "two");
+
+    // Who takes the mistake back finds everything as it was.
+    fixture.write_config(&old)?;
+    config_is(&sidecar, "current").await?;
+    ensure!(fixture.read("db")? == "two");
+    ensure!(!sidecar.process.stderr().contains("no longer in the config"), "{}", sidecar.process.stderr());
+
+    fixture.aws.create_secret("prod/new", "here").await?;
+    fixture.write_config(&format!("refresh: 1s\nvolumes:\n{moved}"))?;
+    eventually(SOON, async || {
+        ensure!(fs::read_to_string(fixture.path("moved/new"))? == "here");
+        ensure!(fixture.read("db").is_err(), "the old volume is still there");
+        Ok(())
+    })
+    .await?;
+    config_is(&sidecar, "current").await?;
+
+    // One inside the other has no place before the other is gone, and the other way round.
+    for name in ["moved/inner", "moved"] {
+        let volume = fixture.volume_text(name, ["{name: db, from: 'secretsmanager:prod/db'}"]);
+        fixture.write_config(&format!("refresh: 1s\nvolumes:\n{volume}"))?;
+        eventually(SOON, async || {
+            ensure!(fs::read_to_string(fixture.path(name).join("db"))? == "two");
+            Ok(())
+        })
+        .await?;
+        config_is(&sidecar, "current").await?;
+    }
+    ensure!(!fixture.path("moved/inner/db").exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_config_that_leaves_nothing_to_publish_takes_nothing_away() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    fixture.config("1h", ["{name: db, from: 'secretsmanager:prod/db'}"])?;
+    let sidecar = fixture.ready().await?;
+    for text in ["env:\n  - {name: DB, from: 'secretsmanager:prod/db'}\n", "api: {}\n"] {
+        fixture.write_config(text)?;
+        let status = config_is(&sidecar, "failing").await?;
+        ensure!(status["why"].as_str().is_some_and(|why| why.contains("no volume is left")), "{status:#}");
+        ensure!(fixture.read("db")? == "one");
+    }
     Ok(())
 }
 

@@ -139,8 +139,9 @@ impl Orders {
     }
 
     /// Keeps these volumes from now on: those that are new once they are published (within `limit`),
-    /// changed ones once their new set is in place, and what is missing no longer. Each volume for
-    /// itself: one that fails stays as it was, and is named in the error.
+    /// changed ones once their new set is in place, and what is missing no longer, once all that is
+    /// there to take its place. Each volume for itself: one that fails stays as it was, and is named
+    /// in the error.
     pub async fn reform(&self, volumes: Vec<VolumeSpec>, limit: Duration) -> Result<(), ReformError> {
         let (done, answer) = oneshot::channel();
         let ended = || ReformError(vec!["the engine has ended".to_owned()]);
@@ -215,7 +216,13 @@ impl Engine {
                 Some(ended) = running.tasks.join_next() => ended.map_err(|_| KeeperLost)?,
                 Some(command) = inbox.0.recv() => match command {
                     Command::Look(changes, at) => running.look(&changes, at),
-                    Command::Reform(volumes, limit, done) => running.reform(volumes, limit, done, opened.clone()),
+                    Command::Reform(volumes, limit, done) => {
+                        // Those that the last one opened are kept before they are asked after.
+                        while let Ok(keeper) = new.try_recv() {
+                            running.keep(keeper);
+                        }
+                        running.reform(volumes, limit, done, opened.clone());
+                    }
                 },
                 Some(keeper) = new.recv() => running.keep(keeper),
                 _ = shutdown.wait_for(|end| *end) => break,
@@ -276,17 +283,17 @@ impl Running {
     ) {
         let shared = self.shared.clone();
         let wanted: Vec<PathBuf> = volumes.iter().map(|volume| volume.path.clone()).collect();
+        self.volumes.retain(|_, orders| !orders.is_closed());
         let stays = |path: &PathBuf| wanted.contains(path) || self.pinned.contains(path);
         let (kept, removed): (BTreeMap<_, _>, BTreeMap<_, _>) =
             self.volumes.clone().into_iter().partition(|(path, _)| stays(path));
-        self.volumes.retain(|path, _| stays(path));
+        // What is no longer wanted goes last, so that a config of which nothing can be had takes nothing
+        // away. Only what stands where a new volume shall be has to make room for it.
+        let (in_the_way, removed): (BTreeMap<_, _>, BTreeMap<_, _>) = removed
+            .into_iter()
+            .partition(|(path, _)| wanted.iter().any(|new| !kept.contains_key(new) && overlap(path, new)));
         tokio::spawn(async move {
-            for (path, orders) in removed {
-                // One whose task has ended is gone already.
-                let _ = orders.send(Order::Remove).await;
-                orders.closed().await;
-                shared.status.forget(&path);
-            }
+            remove(in_the_way, &shared.status).await;
             let mut changes = JoinSet::new();
             for volume in volumes {
                 let (kept, shared, opened) = (kept.get(&volume.path).cloned(), shared.clone(), opened.clone());
@@ -302,6 +309,7 @@ impl Running {
             let failed: Vec<String> = changes.join_all().await.into_iter().filter_map(Result::err).collect();
             if failed.is_empty() {
                 shared.status.expect(wanted);
+                remove(removed, &shared.status).await;
             }
             // Whoever asked may have ended.
             let _ = done.send(if failed.is_empty() { Ok(()) } else { Err(ReformError(failed)) });
@@ -312,6 +320,23 @@ impl Running {
 fn open(spec: VolumeSpec, shared: &Shared) -> Result<Keeper, VolumeError> {
     let options = Options { path: spec.path.clone(), owner: spec.owner, allow_disk: shared.allow_disk };
     Keeper::open(spec, Box::new(Directory::open(options)?), shared.clone())
+}
+
+/// Has the keepers of these volumes end and take the files away.
+async fn remove(volumes: BTreeMap<PathBuf, mpsc::Sender<Order>>, status: &Status) {
+    for (path, orders) in volumes {
+        // One whose task has ended is gone already.
+        let _ = orders.send(Order::Remove).await;
+        orders.closed().await;
+        status.forget(&path);
+    }
+}
+
+/// Whether one of two volumes lies in the other, by whatever links.
+fn overlap(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let (one, other) = (real(one), real(other));
+    one.starts_with(&other) || other.starts_with(&one)
 }
 
 async fn reform_one(orders: &mpsc::Sender<Order>, volume: VolumeSpec) -> Result<(), String> {
