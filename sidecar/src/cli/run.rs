@@ -8,6 +8,7 @@ use coffer::journal::Journal;
 use coffer::spec::{Config, DEFAULT_LISTEN};
 use coffer_runtime::process::{Exit, Termination, forbid_core_dumps};
 use coffer_runtime::telemetry::{LogLevel, init_logs};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::progress::Progress;
@@ -72,6 +73,9 @@ impl Run {
     async fn stay(self, config: Config) -> Result<(), Failed> {
         // Before anything else: as PID 1, a signal without a listener is lost.
         let mut termination = Termination::listen().map_err(Failed::at_run_time)?;
+        // Whoever asks for the config to be read before it is followed has it read all the same; once there
+        // was a listener, the signal ends nothing.
+        let _until_followed = if self.once { None } else { signal(SignalKind::hangup()).ok() };
         let (end, shutdown) = watch::channel(false);
         let once = self.once;
         let mut work = std::pin::pin!(self.publish(config, shutdown));
