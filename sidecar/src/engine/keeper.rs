@@ -261,7 +261,10 @@ impl Keeper {
         if settled.published {
             self.remember(&round, &settled, false);
             if self.spec.on_change != spec.on_change {
-                // What the old actions have not told yet is told by nobody: they are not wanted any more.
+                // What the old actions have not told yet is told by nobody: they are not wanted any more. They
+                // go first, for they take what was counted of them along, under names that may come again.
+                self.notifier = None;
+                self.shared.status.set_actions(self.path(), Vec::new());
                 self.notifier = notifier(&self.spec, &self.shared);
             }
             let now = SystemTime::now();
