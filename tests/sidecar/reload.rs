@@ -223,6 +223,80 @@ async fn a_config_that_leaves_nothing_to_publish_takes_nothing_away() -> Result<
 }
 
 #[tokio::test]
+async fn actions_that_are_no_longer_wanted_are_no_longer_shown_and_the_others_are() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    let volume = fixture.volume_text("volume", ["{name: db, from: 'secretsmanager:prod/db'}"]);
+    let with = |names: &[&str]| {
+        let touch = |name: &&str| format!("      - touch: {}\n", fixture.path(name).display());
+        let actions: String = names.iter().map(touch).collect();
+        let on_change = if names.is_empty() { String::new() } else { format!("    on_change:\n{actions}") };
+        fixture.write_config(&format!("refresh: 1h\nvolumes:\n{volume}{on_change}"))
+    };
+    with(&["stays", "goes"])?;
+    let sidecar = fixture.ready().await?;
+    for names in [vec!["stays"], vec![], vec!["stays", "comes"]] {
+        with(&names)?;
+        let paths: Vec<String> = names.iter().map(|name| fixture.path(name).display().to_string()).collect();
+        eventually(SOON, async || {
+            let status = sidecar.status().await?;
+            let shown = status["on_change"].as_array().context("no list")?;
+            ensure!(shown.len() == paths.len(), "{status:#}");
+            let (_, metrics) = sidecar.get("/metrics").await?;
+            let counted = |path: &String| {
+                metrics.lines().any(|line| line.starts_with("coffer_notifications_total") && line.contains(path))
+            };
+            ensure!(paths.iter().all(counted), "{metrics}");
+            ensure!(!counted(&fixture.path("goes").display().to_string()), "{metrics}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn sighup_before_the_first_set_ends_nothing() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    let stuck = fixture.proxy.fault(Rule::new(Fault::AccessDenied));
+    fixture.config("1h", ["{name: db, from: 'secretsmanager:prod/db'}"])?;
+    let sidecar = fixture.start()?;
+    sidecar.process.wait_for_stderr("trying again", SOON).await?;
+    sidecar.process.signal(Signal::HUP)?;
+    fixture.proxy.clear_fault(stuck);
+    sidecar.ready().await
+}
+
+#[tokio::test]
+async fn a_config_behind_a_link_is_followed_where_it_is() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    let folder = fixture.path("elsewhere");
+    fs::create_dir(&folder)?;
+    let text = |name: &str| {
+        let file = format!("{{name: {name}, from: 'secretsmanager:prod/db'}}");
+        format!("refresh: 1h\nvolumes:\n{}", fixture.volume_text("volume", [file]))
+    };
+    fs::write(folder.join("real.yaml"), text("first"))?;
+    let links = fixture.path("links");
+    fs::create_dir(&links)?;
+    symlink(folder.join("real.yaml"), links.join("coffer.yaml"))?;
+    let listen = format!("--listen={}", fixture.listen());
+    let program = fixture.coffer().args(["run", "--config"]).arg(links.join("coffer.yaml")).arg(listen);
+    let sidecar = fixture.start_as(program)?;
+    sidecar.ready().await?;
+    // Longer than the start takes, and shorter than the slow look that stands beside the watch.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    fs::write(folder.join("real.yaml"), text("second"))?;
+    eventually(Duration::from_secs(10), async || {
+        ensure!(fixture.read("second")? == "one");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn sighup_and_a_setting_that_takes_a_restart_are_told() -> Result<()> {
     let fixture = Fixture::new().await?;
     fixture.aws.create_secret("prod/db", "one").await?;
