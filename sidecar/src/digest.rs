@@ -36,6 +36,13 @@ impl Key {
     }
 }
 
+impl Digest {
+    /// Its bytes, to make a digest of digests.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Digest(…)")

@@ -63,6 +63,16 @@ pub fn with_core_limit<T>(start: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Whether this process was started to ignore a signal, as long as it does not listen for it: nohup(1)
+/// does that with SIGHUP. What it ignores, those that it starts ignore too.
+#[must_use]
+pub fn ignores(signal: rustix::process::Signal) -> bool {
+    // Nobody can ask for the set otherwise without unsafe code; proc(5), `SigIgn`.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.unwrap_or(0) & (1 << (signal.as_raw() - 1)) != 0
+}
+
 /// A formatted panic message may quote data; only messages fixed in the source are shown.
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);

@@ -10,6 +10,7 @@ mod error;
 mod orphans;
 mod program;
 mod restart;
+mod secrets;
 mod signals;
 mod supervisor;
 mod terminal;
@@ -24,8 +25,9 @@ use coffer_runtime::process::with_core_limit;
 pub use self::environment::{Environment, EnvironmentErrors, VariableError};
 pub use self::error::ChildError;
 pub use self::orphans::bury_orphans_during;
+pub use self::secrets::{FirstError, Rotation, Secrets};
 pub use self::signals::{StopSignal, StopSignalError};
-pub use self::supervisor::{Forward, Policy, Restart, Rotation, Supervisor};
+pub use self::supervisor::{Forward, Policy, Restart, Start, Supervisor};
 
 /// A program and its arguments. Secrets have no place here: everyone on the machine can read it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,60 +2,64 @@
 
 use std::time::{Duration, Instant};
 
-/// Follows which versions the running program was started with, and plans at most one restart for
-/// those that come after.
+/// Secrets of one moment come one volume after the other: a restart waits at least so long for the rest
+/// of them.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Follows which secrets, in the state `S`, the running program was started with, and plans at most one
+/// restart for those that come after.
 #[derive(Debug)]
-pub(super) struct Restarts {
+pub(super) struct Restarts<S> {
     /// Shortest time from one start to the next.
     min_interval: Duration,
     /// A restart waits a random part of this, so that a fleet does not restart in step.
     jitter: Duration,
-    running: String,
+    running: S,
     started: Instant,
-    planned: Option<Planned>,
+    planned: Option<Planned<S>>,
 }
 
 #[derive(Debug)]
-struct Planned {
-    versions: String,
+struct Planned<S> {
+    state: S,
     due: Instant,
 }
 
 /// What a rotation led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// The program runs with these versions, or is about to.
+    /// The program runs with these secrets, or is about to.
     Known,
     /// A restart is planned.
     Planned,
-    /// A planned restart takes these versions instead, at the same time.
+    /// A planned restart takes these secrets instead, at the same time.
     Replaced,
-    /// What was planned is called off: the versions are again those the program runs with.
+    /// What was planned is called off: the secrets are again those the program runs with.
     CalledOff,
 }
 
-impl Restarts {
-    /// A program was started with `versions` at `now`.
-    pub(super) fn new(min_interval: Duration, jitter: Duration, versions: String, now: Instant) -> Self {
-        Self { min_interval, jitter, running: versions, started: now, planned: None }
+impl<S: PartialEq> Restarts<S> {
+    /// A program was started with secrets in `state` at `now`.
+    pub(super) fn new(min_interval: Duration, jitter: Duration, state: S, now: Instant) -> Self {
+        Self { min_interval, jitter, running: state, started: now, planned: None }
     }
 
-    /// The secrets now have `versions`. `chance` is uniform in 0..1.
-    pub(super) fn rotated(&mut self, versions: String, now: Instant, chance: f64) -> Decision {
-        if versions == self.running {
+    /// The secrets are now in `state`. `chance` is uniform in 0..1.
+    pub(super) fn rotated(&mut self, state: S, now: Instant, chance: f64) -> Decision {
+        if state == self.running {
             return if self.planned.take().is_some() { Decision::CalledOff } else { Decision::Known };
         }
         match &mut self.planned {
-            Some(planned) if planned.versions == versions => Decision::Known,
+            Some(planned) if planned.state == state => Decision::Known,
             // The time stays: secrets that rotate again and again must not put it off for ever.
             Some(planned) => {
-                planned.versions = versions;
+                planned.state = state;
                 Decision::Replaced
             }
             None => {
-                let spread = now + self.jitter.mul_f64(chance.clamp(0.0, 1.0));
+                let spread = now + self.jitter.mul_f64(chance.clamp(0.0, 1.0)).max(SETTLE);
                 let due = spread.max(self.started + self.min_interval);
-                self.planned = Some(Planned { versions, due });
+                self.planned = Some(Planned { state, due });
                 Decision::Planned
             }
         }
@@ -66,10 +70,10 @@ impl Restarts {
         self.planned.as_ref().map(|planned| planned.due)
     }
 
-    /// The program was started anew at `now`, with the newest versions.
+    /// The program was started anew at `now`, with the newest secrets.
     pub(super) fn restarted(&mut self, now: Instant) {
         if let Some(planned) = self.planned.take() {
-            self.running = planned.versions;
+            self.running = planned.state;
         }
         self.started = now;
     }
@@ -84,7 +88,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(60);
     const JITTER: Duration = Duration::from_secs(10);
 
-    fn started() -> (Restarts, Instant) {
+    fn started() -> (Restarts<String>, Instant) {
         let now = Instant::now();
         (Restarts::new(INTERVAL, JITTER, "1".to_owned(), now), now)
     }
@@ -112,6 +116,11 @@ mod tests {
         restarts.restarted(later + JITTER / 2);
         restarts.rotated("3".to_owned(), later + JITTER, 0.5);
         assert_eq!(restarts.due(), Some(later + JITTER / 2 + INTERVAL));
+        restarts.restarted(later + JITTER / 2 + INTERVAL);
+        // And never so little that the rest of what rotated together would come after it.
+        let latest = later + INTERVAL * 3;
+        restarts.rotated("4".to_owned(), latest, 0.0);
+        assert_eq!(restarts.due(), Some(latest + SETTLE));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::task::Poll;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::own_status;
+use coffer_runtime::process::ignores;
+
 use crate::spec::nearest;
 
 /// Every signal that is handed on, those that ask to end first: of several that wait, they count.
@@ -44,6 +45,11 @@ const FORWARDED: [(Signal, &str); 19] = [
 /// The name of a signal that is handed on.
 pub(super) fn name(signal: Signal) -> &'static str {
     FORWARDED.iter().find(|(known, _)| *known == signal).map_or("a signal", |(_, name)| name)
+}
+
+/// Whether a signal ends a program that does nothing about it (signal(7), "Standard signals").
+pub(super) fn is_deadly(signal: Signal) -> bool {
+    !matches!(signal, Signal::CONT | Signal::TSTP | Signal::WINCH | Signal::URG)
 }
 
 /// The signal that asks a program to end: `SIGTERM`, or what an image declares as its STOPSIGNAL.
@@ -124,9 +130,8 @@ impl Signals {
     /// What this process was started to ignore, as under `nohup`, it goes on ignoring: the program
     /// inherits that, and would not if we listened.
     pub(super) fn listen() -> io::Result<Self> {
-        let ignored = ignored();
         let mut forwarded = Vec::with_capacity(FORWARDED.len());
-        for (kind, _) in FORWARDED.iter().filter(|(kind, _)| ignored & bit(*kind) == 0) {
+        for (kind, _) in FORWARDED.iter().filter(|(kind, _)| !ignores(*kind)) {
             forwarded.push((*kind, signal(SignalKind::from_raw(kind.as_raw()))?));
         }
         Ok(Self { child: signal(SignalKind::child())?, forwarded })
@@ -151,15 +156,6 @@ impl Signals {
     }
 }
 
-/// The set of ignored signals; nobody can ask for it otherwise without unsafe code.
-fn ignored() -> u64 {
-    own_status("SigIgn").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-}
-
-fn bit(signal: Signal) -> u64 {
-    1 << (signal.as_raw() - 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,9 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn knows_what_is_ignored() {
+    fn knows_what_is_ignored_signals() {
         // Rust's runtime ignores SIGPIPE at the start of every program.
-        assert_ne!(ignored() & bit(Signal::PIPE), 0);
-        assert_eq!(ignored() & bit(Signal::TERM), 0);
+        assert!(ignores(Signal::PIPE));
+        assert!(!ignores(Signal::TERM));
     }
 }

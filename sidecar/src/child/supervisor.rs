@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_current_process_group, kill_process_group};
-use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
 use super::program::{Change, Program, lives};
 use super::restart::{Decision, Restarts};
-use super::signals::{Arrival, Signals, StopSignal, name};
+use super::signals::{Arrival, Signals, StopSignal, is_deadly, name};
 use super::terminal::Terminal;
-use super::{ChildError, Command, Environment, orphans};
+use super::{ChildError, Command, Environment, Rotation, Secrets, orphans};
+use crate::digest::Digest;
 
 /// How often a process group is looked at that is to become empty: the kernel tells nobody.
 const LOOK: Duration = Duration::from_millis(50);
@@ -29,7 +29,8 @@ pub struct Policy {
     pub grace: Duration,
     /// The shortest time from one start to the next.
     pub min_interval: Duration,
-    /// A restart waits a random part of this, so that a fleet does not restart in step.
+    /// A restart waits a random part of this, so that a fleet does not restart in step; two seconds
+    /// at the least, for what else has changed.
     pub jitter: Duration,
     /// Who is sent the signals that this process is sent.
     pub forward: Forward,
@@ -69,13 +70,13 @@ pub enum Forward {
     Child,
 }
 
-/// Secrets of a program, in their newest versions.
-#[derive(Debug)]
-pub struct Rotation {
-    /// What the versions are, as one text: equal texts are equal secrets.
-    pub versions: String,
-    /// What is to be set in its environment; `None` where that is as before and only files changed.
-    pub environment: Option<Environment>,
+/// What becomes of this process once the secrets are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It stays the program's parent, and hands on what came before.
+    Supervised,
+    /// The program takes its place; nobody will be there to hand on anything.
+    Replaced,
 }
 
 /// The parent of one program. From its making on, signals are kept for the program: none of those
@@ -94,12 +95,15 @@ impl Supervisor {
         Ok(Self { command, policy, signals: Signals::listen().map_err(ChildError::Signals)? })
     }
 
-    /// Waits, before [`run`](Self::run), until this process is asked to end, and gives the exit code
-    /// that tells so. Other signals go on waiting for the program. May be dropped at any time.
-    pub async fn asked_to_end(&mut self) -> u8 {
+    /// Waits, before the program is started, until this process is asked to end, and gives the exit
+    /// code that tells so. Other signals go on waiting for the program; where it will be `Replaced`,
+    /// those end this process that would have ended a program that does not listen yet. May be dropped
+    /// at any time.
+    pub async fn asked_to_end(&mut self, start: Start) -> u8 {
         let stop = self.policy.stop_signal;
+        let wanted = |signal| ends(signal, stop) || (start == Start::Replaced && is_deadly(signal));
         loop {
-            match self.signals.next_of(|signal| ends(signal, stop)).await {
+            match self.signals.next_of(wanted).await {
                 Arrival::Child => orphans::look(),
                 Arrival::Signal(signal) => {
                     tracing::info!("{}: ending before the program was started", name(signal));
@@ -110,16 +114,16 @@ impl Supervisor {
         }
     }
 
-    /// Starts the program with the secrets of `first`, and looks after it until it ends by itself or
-    /// as it was asked to. Gives its exit code, 128 + n for a death by signal n.
+    /// Starts the program with `first`, which is of `secrets`, and looks after it until it ends by
+    /// itself or as it was asked to. Gives its exit code, 128 + n for a death by signal n.
     ///
-    /// A rotation that comes while a restart waits takes its place; one to the versions that the
-    /// program runs with is nothing. Once this process was asked to end, there are no restarts, and
+    /// A rotation that comes while a restart waits takes its place; one to what the program runs with
+    /// is nothing. Once this process was asked to end, there are no restarts, and
     /// the program may take as long as it is let.
     ///
     /// The environment is wiped as soon as the program has it, unless restarts may need it again.
     /// The copies that the standard library makes to start a program are not wiped.
-    pub async fn run(self, first: Rotation, rotations: mpsc::Receiver<Rotation>) -> Result<u8, ChildError> {
+    pub async fn run(self, first: Rotation, secrets: Secrets) -> Result<u8, ChildError> {
         let Policy { min_interval, jitter, .. } = self.policy;
         Life {
             command: self.command,
@@ -127,8 +131,8 @@ impl Supervisor {
             signals: self.signals,
             terminal: Terminal::open(),
             environment: first.environment.unwrap_or_default(),
-            restarts: Restarts::new(min_interval, jitter, first.versions, Instant::now()),
-            rotations: Some(rotations),
+            restarts: Restarts::new(min_interval, jitter, first.state, Instant::now()),
+            secrets,
             ending: false,
             suspended: None,
         }
@@ -150,9 +154,8 @@ struct Life {
     terminal: Option<Terminal>,
     /// The newest.
     environment: Environment,
-    restarts: Restarts,
-    /// `None` once there will be no more.
-    rotations: Option<mpsc::Receiver<Rotation>>,
+    restarts: Restarts<Digest>,
+    secrets: Secrets,
     /// Whether we were asked to end.
     ending: bool,
     /// Set while we are stopped along with the program.
@@ -270,16 +273,17 @@ impl Life {
     }
 
     /// Waits until nobody is left of a group whose program has ended: what it started may take its
-    /// time to end too, and holds what the next one needs.
+    /// time to end too, and holds what the next one needs. Once we are asked to end there is no next
+    /// one, and nobody waits, as at the program's own end.
     async fn empty(&mut self, group: Pid, kill_at: Instant) {
         let mut killed = false;
-        while lives(group) {
+        while !self.ending && lives(group) {
             let now = Instant::now();
-            if !self.ending && !killed && now >= kill_at {
+            if !killed && now >= kill_at {
                 let _ = kill_process_group(group, Signal::KILL);
                 killed = true;
             }
-            if !self.ending && now >= kill_at + BURIAL {
+            if now >= kill_at + BURIAL {
                 tracing::warn!("what the program had started is still there");
                 return;
             }
@@ -298,12 +302,6 @@ impl Life {
                 None => std::future::pending().await,
             }
         };
-        let rotation = async {
-            match &mut self.rotations {
-                Some(rotations) => rotations.recv().await,
-                None => std::future::pending().await,
-            }
-        };
         // In this order: an end comes before a restart.
         tokio::select! {
             biased;
@@ -314,23 +312,20 @@ impl Life {
                     Event::Child
                 }
             },
-            rotation = rotation => {
-                match rotation {
-                    Some(rotation) => self.rotated(rotation),
-                    None => self.rotations = None,
-                }
+            rotation = self.secrets.next() => {
+                self.rotated(rotation);
                 Event::Rotation
             }
             () = due => Event::Due,
         }
     }
 
-    fn rotated(&mut self, Rotation { versions, environment }: Rotation) {
+    fn rotated(&mut self, Rotation { state, environment }: Rotation) {
         if self.policy.restart == Restart::Never {
             return;
         }
         let now = Instant::now();
-        let decision = self.restarts.rotated(versions, now, fastrand::f64());
+        let decision = self.restarts.rotated(state, now, fastrand::f64());
         if let Some(environment) = environment {
             self.environment = environment;
         }

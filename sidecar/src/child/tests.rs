@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use coffer_runtime::Secret;
 use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 use tempfile::TempDir;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -30,8 +30,10 @@ fn environment(variables: &[(&str, &[u8])]) -> Environment {
     Environment::new(variables.iter().map(variable)).unwrap()
 }
 
-fn versions(versions: &str, variables: &[(&str, &[u8])]) -> Rotation {
-    Rotation { versions: versions.to_owned(), environment: Some(environment(variables)) }
+fn secrets(content: &str, variables: &[(&str, &[u8])]) -> Secrets {
+    let secrets = Secrets::new().unwrap();
+    secrets.rotate(content, Some(environment(variables)));
+    secrets
 }
 
 /// Restarts at once, and gives little grace.
@@ -47,7 +49,7 @@ fn eager() -> Policy {
 
 /// A supervised program, running beside the test.
 struct Running {
-    rotations: mpsc::Sender<Rotation>,
+    secrets: Secrets,
     end: JoinHandle<Result<u8, ChildError>>,
     folder: TempDir,
 }
@@ -57,15 +59,14 @@ impl Running {
     fn start(script: &str, policy: Policy) -> Self {
         let folder = TempDir::new().unwrap();
         let supervisor = Supervisor::new(sh(&format!("echo $$ >$D/pid; {script}")), policy).unwrap();
-        let (rotations, received) = mpsc::channel(4);
-        let variables = [("D", folder.path().as_os_str().as_bytes()), ("V", b"1".as_slice())];
-        let end = tokio::spawn(supervisor.run(versions("1", &variables), received));
-        Self { rotations, end, folder }
+        let secrets = secrets("1", &[("D", folder.path().as_os_str().as_bytes()), ("V", b"1")]);
+        let end = tokio::spawn(supervisor.run(secrets.first().unwrap(), secrets.clone()));
+        Self { secrets, end, folder }
     }
 
-    async fn rotate(&self, to: &str) {
+    fn rotate(&self, to: &str) {
         let variables = [("D", self.folder.path().as_os_str().as_bytes()), ("V", to.as_bytes())];
-        self.rotations.send(versions(to, &variables)).await.unwrap();
+        self.secrets.rotate(to, Some(environment(&variables)));
     }
 
     /// Waits until the file `name` of the folder has these contents.
@@ -114,9 +115,8 @@ fn in_turn(test: impl Future<Output = ()>) {
     });
 }
 
-async fn run(command: Command, first: Rotation) -> Result<u8, ChildError> {
-    let (_keep, rotations) = mpsc::channel(1);
-    Supervisor::new(command, Policy::default())?.run(first, rotations).await
+async fn run(command: Command, secrets: Secrets) -> Result<u8, ChildError> {
+    Supervisor::new(command, Policy::default())?.run(secrets.first().unwrap(), secrets).await
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn keeps_the_exit_code() {
         for (script, code) in
             [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -KILL $$", 137), ("kill -TERM $$", 143)]
         {
-            assert_eq!(run(sh(script), versions("1", &[])).await.unwrap(), code, "{script}");
+            assert_eq!(run(sh(script), secrets("1", &[])).await.unwrap(), code, "{script}");
         }
     });
 }
@@ -162,14 +162,14 @@ fn says_why_a_program_cannot_be_run() {
             ),
         ] {
             let shown = program.to_string_lossy().into_owned();
-            let error = run(Command::new([program]).unwrap(), versions("1", &[])).await.unwrap_err();
+            let error = run(Command::new([program]).unwrap(), secrets("1", &[])).await.unwrap_err();
             assert_eq!((error.exit_code(), error.to_string()), (code, format!("cannot run `{shown}`: {reason}")));
         }
         assert_eq!(Command::new([]).unwrap_err().exit_code(), 2);
         let huge = vec![b'x'; 100_000];
         let many: Vec<_> = (0..100).map(|n| (format!("V{n}"), huge.as_slice())).collect();
         let many: Vec<_> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        let error = run(sh("exit 0"), versions("1", &many)).await.unwrap_err();
+        let error = run(sh("exit 0"), secrets("1", &many)).await.unwrap_err();
         assert!(error.exit_code() == 126 && error.to_string().contains("more than Linux hands on"), "{error}");
     });
 }
@@ -180,7 +180,7 @@ fn sets_the_environment_on_top_of_the_inherited_and_byte_for_byte() {
         let folder = TempDir::new().unwrap();
         let value: &[u8] = b"a\n\xff '\"$HOME\t=";
         let place = folder.path().join("value");
-        let first = versions("1", &[("V", value), ("PLACE", place.as_os_str().as_bytes()), ("HOME", b"secret")]);
+        let first = secrets("1", &[("V", value), ("PLACE", place.as_os_str().as_bytes()), ("HOME", b"secret")]);
         let script = "test -n \"$PATH\" && test \"$HOME\" = secret && printf %s \"$V\" >\"$PLACE\"";
         assert_eq!(run(sh(script), first).await.unwrap(), 0);
         assert_eq!(fs::read(place).unwrap(), value);
@@ -252,13 +252,19 @@ fn signals_that_come_early_are_kept() {
     in_turn(async {
         let supervisor = Supervisor::new(sh("sleep 5"), Policy::default()).unwrap();
         signal_us(Signal::USR1);
-        let (_keep, rotations) = mpsc::channel(1);
-        assert_eq!(supervisor.run(versions("1", &[]), rotations).await.unwrap(), 128 + 10);
+        let secrets = secrets("1", &[]);
+        assert_eq!(supervisor.run(secrets.first().unwrap(), secrets).await.unwrap(), 128 + 10);
 
         let mut supervisor = Supervisor::new(sh("sleep 5"), Policy::default()).unwrap();
         signal_us(Signal::USR1);
         signal_us(Signal::TERM);
-        assert_eq!(supervisor.asked_to_end().await, 143);
+        assert_eq!(supervisor.asked_to_end(Start::Supervised).await, 143);
+
+        // Nobody would hand on a signal to a program that takes our place.
+        let mut supervisor = Supervisor::new(sh("sleep 5"), Policy::default()).unwrap();
+        signal_us(Signal::WINCH);
+        signal_us(Signal::USR1);
+        assert_eq!(supervisor.asked_to_end(Start::Replaced).await, 128 + 10);
     });
 }
 
@@ -270,16 +276,16 @@ fn starts_anew_once_for_each_rotation() {
     in_turn(async {
         let running = Running::start(SERVER, eager());
         running.writes("versions", "1\n").await;
-        running.rotate("1").await;
-        running.rotate("2").await;
+        running.rotate("1");
+        running.rotate("2");
         running.writes("versions", "1\nbye\n2\n").await;
-        running.rotate("2").await;
+        running.rotate("2");
         // The environment is then that of before.
-        running.rotations.send(Rotation { versions: "3".to_owned(), environment: None }).await.unwrap();
+        running.secrets.rotate("3", None);
         running.writes("versions", "1\nbye\n2\nbye\n2\n").await;
         // We are asked to end: that comes before all restarts.
         signal_us(Signal::TERM);
-        running.rotate("4").await;
+        running.rotate("4");
         running.writes("versions", "1\nbye\n2\nbye\n2\nbye\n").await;
         assert_eq!(running.code().await, 3);
     });
@@ -291,7 +297,7 @@ fn never_starts_anew_where_it_must_not() {
         let running = Running::start(SERVER, Policy { restart: Restart::Never, ..eager() });
         running.writes("versions", "1\n").await;
         for version in 2..20 {
-            running.rotate(&version.to_string()).await;
+            running.rotate(&version.to_string());
         }
         signal_us(Signal::TERM);
         running.writes("versions", "1\nbye\n").await;
@@ -308,10 +314,10 @@ fn kills_what_does_not_end_in_time_and_what_it_had_started() {
         let running = Running::start(script, eager());
         running.writes("ready", "\n").await;
         let start = Instant::now();
-        running.rotate("2").await;
+        running.rotate("2");
         running.writes("versions", "1\n2\n").await;
         assert!(start.elapsed() >= eager().grace);
-        running.rotate("3").await;
+        running.rotate("3");
         running.writes("versions", "1\n2\n3\n").await;
         // Now it is we who are asked, and it may take longer than any grace.
         signal_us(Signal::TERM);
@@ -323,12 +329,28 @@ fn kills_what_does_not_end_in_time_and_what_it_had_started() {
 }
 
 #[test]
+fn a_restart_that_waits_for_stragglers_gives_way_to_an_end() {
+    in_turn(async {
+        let script = "(trap '' TERM; echo >$D/ready; exec sleep 20) &
+            trap 'echo bye >>$D/bye; exit 3' TERM; while :; do sleep 0.01; done";
+        let running = Running::start(script, Policy { grace: Duration::from_secs(60), ..eager() });
+        running.writes("ready", "\n").await;
+        running.rotate("2");
+        running.writes("bye", "bye\n").await;
+        let group = fs::read_to_string(running.folder.path().join("pid")).unwrap();
+        signal_us(Signal::TERM);
+        assert_eq!(running.code().await, 3);
+        kill_process_group(Pid::from_raw(group.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    });
+}
+
+#[test]
 fn an_end_of_its_own_counts_while_a_restart_waits() {
     in_turn(async {
         let script = "echo >$D/ready; trap 'exit 4' USR1; while :; do sleep 0.01; done";
         let running = Running::start(script, Policy { min_interval: Duration::from_secs(60), ..eager() });
         running.writes("ready", "\n").await;
-        running.rotate("2").await;
+        running.rotate("2");
         signal_us(Signal::USR1);
         assert_eq!(running.code().await, 4);
     });
@@ -351,7 +373,7 @@ fn a_process_of_its_own() {
         "supervise" => {
             coffer_runtime::process::harden();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let code = runtime.block_on(run(command, versions("1", &[("V", b"secret")])));
+            let code = runtime.block_on(run(command, secrets("1", &[("V", b"secret")])));
             std::process::exit(code.unwrap().into());
         }
         other => panic!("there is no part {other}"),

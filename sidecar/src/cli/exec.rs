@@ -5,24 +5,27 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use coffer::child::{
-    self, ChildError, Command, Environment, Forward, Policy, Restart, Rotation, StopSignal, Supervisor,
+    self, ChildError, Command, Environment, Forward, Policy, Restart, Secrets, Start, StopSignal, Supervisor,
     bury_orphans_during,
 };
-use coffer::engine::{Engine, Handoff, Taker, Told, orders};
+use coffer::engine::{Engine, Handoff, Orders, Told, orders};
 use coffer::file::{FileName, Mode, Owner};
 use coffer::journal::Journal;
+use coffer::push::{Change, Subject};
 use coffer::reload::ConfigFile;
-use coffer::render::RenderedSet;
-use coffer::spec::{Config, Content, EnvName, EnvSpec, FileSpec, Naming, OnChange, VolumeSpec, from_environment};
-use coffer_runtime::Secret;
+use coffer::spec::{
+    Config, Content, EnvName, EnvSpec, FileSpec, Naming, OnChange, ParameterRef, PathRef, Reference, SecretRef,
+    VolumeSpec, from_environment,
+};
 use coffer_runtime::process::Exit;
 use coffer_runtime::telemetry::{LogLevel, init_logs};
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::complain;
 use super::progress::Progress;
@@ -31,8 +34,11 @@ use super::service::{Failed, Service, ServiceArguments, told};
 /// What stands for the environment where a volume has its path.
 const ENVIRONMENT: &str = "environment";
 
-/// How long volumes may take to end once the program has.
+/// How long volumes may take to end once the program has, or is not to be started.
 const DRAIN: Duration = Duration::from_millis(500);
+
+/// How long a last look for signals takes.
+const LAST_LOOK: Duration = Duration::from_millis(1);
 
 /// Run a program with secrets in its environment or in files
 ///
@@ -44,7 +50,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// The environment can be read by every process of the same user, and goes on to children: files
 /// are the better place where the program can read them.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, override_usage = "coffer exec [OPTIONS] -- COMMAND [ARGUMENTS]...")]
 pub(super) struct Exec {
     /// A config file with `env:` or `volumes:`, or both [default: none]
     #[arg(long, short, value_name = "FILE", env = "COFFER_CONFIG")]
@@ -66,11 +72,12 @@ pub(super) struct Exec {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     grace: Duration,
 
-    /// The shortest time from one start to the next
+    /// The shortest time from one start of the program to the next
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     min_interval: Duration,
 
-    /// A restart waits up to this long, at random, so that a fleet does not restart in step
+    /// A restart waits up to this long, at random, so that a fleet does not restart in step; and two
+    /// seconds at the least, for what else has changed
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     jitter: Duration,
 
@@ -93,8 +100,12 @@ pub(super) struct Exec {
     #[arg(long)]
     audit: bool,
 
+    /// What stands before `--` and is no option: a program whose `--` was forgotten
+    #[arg(hide = true)]
+    astray: Vec<OsString>,
+
     /// The program and its arguments, after `--`
-    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
+    #[arg(value_name = "COMMAND", last = true)]
     command: Vec<OsString>,
 }
 
@@ -123,7 +134,15 @@ enum Ended {
     /// With this exit code.
     Exit(u8),
     /// The program is to take this process's place.
-    Replace(Environment),
+    Replace(Box<Last>),
+}
+
+/// What is left to do before the program takes this process's place.
+#[derive(Default)]
+struct Last {
+    environment: Environment,
+    /// Until the last moment, a signal is not lost.
+    listening: Option<(Runtime, Supervisor)>,
 }
 
 /// A failure, by exit code and what to say.
@@ -149,6 +168,13 @@ impl From<ChildError> for Failure {
 impl Exec {
     pub(super) fn run(self) -> ExitCode {
         init_logs(self.log_level, self.service.log_format);
+        if let Some(astray) = self.astray.first() {
+            let program = astray.to_string_lossy().escape_debug().to_string();
+            let text = format!(
+                "`{program}` stands among the options; write `--` before the program: `coffer exec [OPTIONS] -- {program} …`"
+            );
+            return fail(&Failed::usage(text).into());
+        }
         let command = match Command::new(self.command.clone()) {
             Ok(command) => command,
             Err(error) => return fail(&error.into()),
@@ -158,7 +184,7 @@ impl Exec {
             .unwrap_or_else(|error| Err(Failed::at_run_time(format!("cannot start a thread: {error}")).into()));
         match ended {
             Ok(Ended::Exit(code)) => ExitCode::from(code),
-            Ok(Ended::Replace(environment)) => fail(&child::replace(&command, environment).into()),
+            Ok(Ended::Replace(last)) => last.replace(&command),
             Err(failure) => fail(&failure),
         }
     }
@@ -170,17 +196,32 @@ impl Exec {
             None => Config::empty(),
         };
         let env = self.variables(&config)?;
-        let stays = !config.volumes.is_empty() || config.api.is_some() || matches!(self.restart, When::OnRotation);
         if env.is_empty() && config.volumes.is_empty() && config.api.is_none() {
-            tracing::warn!("no secret to give to the program: no variable holds a reference, and there is no config");
-            return Ok(Ended::Replace(Environment::default()));
+            let fix = "set a variable to one such as `coffer:secretsmanager:prod/db`, or name a config with --config";
+            tracing::warn!("no secret to give to the program: {fix}");
+            return Ok(Ended::Replace(Box::default()));
         }
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failed::at_run_time)?;
-        let ended = runtime.block_on(self.start(command, config, env, file, stays));
+        let ended = match runtime.block_on(self.live(command, config, env, file)) {
+            Ok(Lived::Ready(environment, supervisor)) => {
+                let listening = Some((runtime, supervisor));
+                return Ok(Ended::Replace(Box::new(Last { environment, listening })));
+            }
+            Ok(Lived::Ended(code)) => Ok(Ended::Exit(code)),
+            Err(failure) => Err(failure),
+        };
         // A look-up in the system's resolver may hang; nothing waits for it.
         runtime.shutdown_background();
         ended
+    }
+
+    /// Whether there is something to stay for.
+    fn start(&self, config: &Config) -> Start {
+        match self.restart {
+            When::Never if config.volumes.is_empty() && config.api.is_none() => Start::Replaced,
+            When::Never | When::OnRotation => Start::Supervised,
+        }
     }
 
     /// The references of the environment and of the config.
@@ -197,55 +238,120 @@ impl Exec {
         Ok(env)
     }
 
-    async fn start(
+    /// Gets the secrets, and looks after the program if it is not to take this process's place.
+    async fn live(
         &self,
         command: &Command,
         config: Config,
         env: Vec<EnvSpec>,
         file: Option<ConfigFile>,
-        stays: bool,
-    ) -> Result<Ended, Failure> {
+    ) -> Result<Lived, Failure> {
         // Before anything else: as PID 1, a signal without a listener is lost.
         let mut supervisor = Supervisor::new(command.clone(), self.policy())?;
-        let journal = if self.audit { Journal::Stderr } else { Journal::Off };
-        let secrets = Secrets::default();
-        let (rotated, rotations) = mpsc::channel(64);
-        let told = Told { swapped: Some(secrets.watcher(rotated)), ..told(&config) };
+        let start = self.start(&config);
+        let secrets = Secrets::new().map_err(|error| Failed::at_run_time(format!("no random key: {error}")))?;
         let (end, shutdown) = watch::channel(false);
-
-        let starting = async {
-            let service = Service::new(&config, &env, file, journal, self.service.allow_disk, Some(told)).await?;
-            service.announce(&config);
-            let mut engine = Engine::open(config.volumes.clone(), &service.shared).map_err(Failed::volume)?;
-            if !env.is_empty() {
-                let (spec, names) = volume(env, config.refresh)?;
-                let handoff = Handoff::new(ENVIRONMENT, secrets.taker(names)).map_err(Failed::volume)?;
-                engine.add(spec, Box::new(handoff)).map_err(Failed::volume)?;
-            }
-            if stays {
-                service.serve(self.listen.or(config.listen), config.probes).await?;
-            }
-            let progress = Progress::start(service.shared.status.clone());
-            let started = engine.start(self.service.startup_timeout, false, &shutdown).await;
-            drop(progress);
-            started.map_err(Failed::at_run_time)?;
-            Ok::<_, Failed>((service, engine))
-        };
-        let (service, engine) = tokio::select! {
-            started = starting => started?,
-            code = supervisor.asked_to_end() => return Ok(Ended::Exit(code)),
-        };
-        if !stays {
-            engine.close();
-            return Ok(Ended::Replace(secrets.rotation().environment.unwrap_or_default()));
-        }
         let (orders, inbox) = orders();
-        service.follow(config, &orders);
-        let mut engine = tokio::spawn(engine.run(inbox, shutdown));
-        let code = supervisor.run(secrets.rotation(), rotations).await?;
+        let published = {
+            let told =
+                Told { swapped: Some(secrets.watcher(self.look_at_the_rest(&config, &env, &orders))), ..told(&config) };
+            let mut publishing = std::pin::pin!(self.publish(&config, env, file, told, &secrets, &shutdown));
+            tokio::select! {
+                published = &mut publishing => published,
+                code = supervisor.asked_to_end(start) => {
+                    end.send_replace(true);
+                    if let Ok(Ok((_, engine))) = timeout(DRAIN, publishing).await {
+                        engine.close();
+                    }
+                    return Ok(Lived::Ended(code));
+                }
+            }
+        };
+        let (service, engine) = published?;
+        let first = match secrets.first() {
+            Ok(first) => first,
+            Err(error) => {
+                engine.close();
+                return Err(Failed::at_run_time(error).into());
+            }
+        };
+        if start == Start::Replaced {
+            engine.close();
+            return Ok(Lived::Ready(first.into_environment(), supervisor));
+        }
+        service.follow(config, &orders, None);
+        let mut keeping = tokio::spawn(async move {
+            if let Err(error) = engine.run(inbox, shutdown).await {
+                tracing::error!("{error}; until then the program goes on, and its secrets are not kept fresh");
+            }
+        });
+        let ended = supervisor.run(first, secrets).await;
         end.send_replace(true);
-        let _ = tokio::time::timeout(DRAIN, &mut engine).await;
-        Ok(Ended::Exit(code))
+        let _ = timeout(DRAIN, &mut keeping).await;
+        Ok(Lived::Ended(ended?))
+    }
+
+    /// Puts the first sets in place. What was published stays if not all can be.
+    async fn publish(
+        &self,
+        config: &Config,
+        env: Vec<EnvSpec>,
+        file: Option<ConfigFile>,
+        told: Told,
+        secrets: &Secrets,
+        shutdown: &watch::Receiver<bool>,
+    ) -> Result<(Service, Engine), Failed> {
+        let journal = if self.audit { Journal::Stderr } else { Journal::Off };
+        let service = Service::new(config, &env, file, journal, self.service.allow_disk, Some(told)).await?;
+        service.announce(config);
+        let mut passing = Engine::open(Vec::new(), &service.shared).map_err(Failed::volume)?;
+        let mut engine = Engine::open(config.volumes.clone(), &service.shared).map_err(Failed::volume)?;
+        if !env.is_empty() {
+            let (spec, names) = volume(env, config.refresh)?;
+            let handoff = Handoff::new(ENVIRONMENT, secrets.taker(names)).map_err(Failed::volume)?;
+            // A program that is never started anew has no use for a newer environment: none is fetched.
+            let engine = if matches!(self.restart, When::OnRotation) { &mut engine } else { &mut passing };
+            engine.add(spec, Box::new(handoff)).map_err(Failed::volume)?;
+        }
+        if self.start(config) == Start::Supervised {
+            service.serve(self.listen.or(config.listen), config.probes).await?;
+        } else if self.listen.is_some() {
+            tracing::warn!("nothing is served on --listen: the program takes this process's place");
+        }
+        let progress = Progress::start(service.shared.status.clone());
+        let limit = self.service.startup_timeout;
+        let (made, started) = tokio::join!(passing.start(limit, false, shutdown), engine.start(limit, false, shutdown));
+        drop(progress);
+        passing.close();
+        if matches!(self.restart, When::Never) {
+            service.shared.status.forget(Path::new(ENVIRONMENT));
+        }
+        // No file, no program: also where a volume was lost by a fault of our own.
+        let there = || if *shutdown.borrow() { Ok(()) } else { service.shared.status.ready() };
+        let whole = made.and(started).map_err(|error| error.to_string()).and_then(|()| there());
+        match whole {
+            Ok(()) => Ok((service, engine)),
+            Err(why) => {
+                engine.close();
+                Err(Failed::at_run_time(why))
+            }
+        }
+    }
+
+    /// What is to happen at a rotation: what holds the same secret elsewhere, or another that rotates
+    /// with it, is looked at too, so that one restart takes all of it.
+    fn look_at_the_rest(&self, config: &Config, env: &[EnvSpec], orders: &Orders) -> impl Fn() + use<> {
+        let of_volumes = config.volumes.iter().flat_map(|volume| &volume.files).flat_map(|file| file.content.wanted());
+        let references = of_volumes.chain(env.iter().map(|spec| &spec.wanted)).map(|wanted| &wanted.reference);
+        let places = config.volumes.len() + usize::from(!env.is_empty());
+        let together = places > 1 && matches!(self.restart, When::OnRotation);
+        let changes: Vec<Change> = if together { references.map(change_of).collect() } else { Vec::new() };
+        let orders = orders.clone();
+        move || {
+            if !changes.is_empty() {
+                orders.look(changes.clone(), Duration::ZERO);
+            }
+        }
     }
 
     fn policy(&self) -> Policy {
@@ -266,9 +372,52 @@ impl Exec {
     }
 }
 
+/// How the time before the program is over ended, or the program's own.
+enum Lived {
+    /// With this exit code.
+    Ended(u8),
+    /// The program is to take this process's place, which listens meanwhile.
+    Ready(Environment, Supervisor),
+}
+
+impl Last {
+    fn replace(self, command: &Command) -> ExitCode {
+        let Some((runtime, mut supervisor)) = self.listening else {
+            return fail(&child::replace(command, self.environment).into());
+        };
+        let asked = runtime.block_on(async { timeout(LAST_LOOK, supervisor.asked_to_end(Start::Replaced)).await });
+        let code = match asked {
+            Ok(code) => ExitCode::from(code),
+            Err(_) => fail(&child::replace(command, self.environment).into()),
+        };
+        runtime.shutdown_background();
+        code
+    }
+}
+
 fn fail(Failure(code, text): &Failure) -> ExitCode {
     complain(text);
     ExitCode::from(*code)
+}
+
+/// As if an event had told of a change of it.
+fn change_of(reference: &Reference) -> Change {
+    let subject = match reference {
+        Reference::Secret(SecretRef { id, .. }) if id.starts_with("arn:") => {
+            Subject::Secret { name: None, arn: Some(id.clone()) }
+        }
+        Reference::Secret(SecretRef { id, .. }) => Subject::Secret { name: Some(id.clone()), arn: None },
+        Reference::Parameter(ParameterRef { name, .. }) => {
+            let arn = name.starts_with("arn:").then(|| name.clone());
+            let name = name.split_once(":parameter/").map_or(name.as_str(), |(_, name)| name);
+            Subject::Parameter { name: name.to_owned(), arn }
+        }
+        // Any parameter below it will do.
+        Reference::Path(PathRef { path, .. }) => {
+            Subject::Parameter { name: format!("{}/x", path.trim_end_matches('/')), arn: None }
+        }
+    };
+    Change { subject, region: None, account: None, version: None, label: None }
 }
 
 /// Names of variables by the names that their values have in the set.
@@ -304,52 +453,28 @@ fn volume(env: Vec<EnvSpec>, refresh: Duration) -> Result<(VolumeSpec, Names), F
     Ok((spec, names))
 }
 
-/// What the engine has made for the program, until it is given on.
-#[derive(Clone, Default)]
-struct Secrets(Arc<Mutex<Newest>>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[derive(Default)]
-struct Newest {
-    /// Of each volume, and of the environment.
-    versions: BTreeMap<PathBuf, String>,
-    /// Where it is newer than what was given on.
-    environment: Option<Environment>,
-}
-
-impl Secrets {
-    /// Takes a set as an environment.
-    fn taker(&self, names: Names) -> Taker {
-        let secrets = self.clone();
-        Box::new(move |set| {
-            let copy = |(name, file): (&FileName, &coffer::render::RenderedFile)| {
-                Some((names.get(name)?.clone(), Secret::copy_of(file.content.expose())))
-            };
-            let environment = Environment::new(set.iter().filter_map(copy)).map_err(|error| error.to_string())?;
-            secrets.lock().environment = Some(environment);
-            Ok(())
-        })
-    }
-
-    /// Notes each new set, and passes on all but the first of each.
-    fn watcher(&self, rotated: mpsc::Sender<Rotation>) -> coffer::engine::Swapped {
-        let secrets = self.clone();
-        Arc::new(move |volume: &Path, set: &RenderedSet, first: bool| {
-            let versions = set.iter().map(|(name, file)| format!("{name}={}\n", file.origin.version)).collect();
-            secrets.lock().versions.insert(volume.to_owned(), versions);
-            if !first && rotated.try_send(secrets.rotation()).is_err() {
-                tracing::debug!("the program is not told of a rotation: it has ended, or is told of many already");
-            }
-        })
-    }
-
-    /// What is newest; an environment is given away but once.
-    fn rotation(&self) -> Rotation {
-        let mut newest = self.lock();
-        let versions = newest.versions.iter().map(|(volume, versions)| format!("{}\n{versions}", volume.display()));
-        Rotation { versions: versions.collect(), environment: newest.environment.take() }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Newest> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    #[test]
+    fn each_reference_is_named_by_its_own_change() {
+        let references = [
+            "secretsmanager:prod/db",
+            "secretsmanager:prod/db?stage=AWSPREVIOUS",
+            "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-AbCdEf",
+            "parameterstore:/prod/level",
+            "parameterstore:/prod/level?label=live",
+            "parameterstore:plain",
+            "arn:aws:ssm:eu-west-1:123456789012:parameter/prod/level",
+            "parameterstore:/prod/",
+            "parameterstore:/",
+        ];
+        for text in references {
+            let reference: Reference = text.parse().unwrap();
+            assert!(change_of(&reference).names(&reference, None, "eu-west-1"), "{text}");
+        }
+        let change = change_of(&references[0].parse().unwrap());
+        assert!(!change.names(&"secretsmanager:prod/other".parse().unwrap(), None, "eu-west-1"));
     }
 }

@@ -59,3 +59,48 @@ fn line(status: &Status, elapsed: Duration) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use coffer::status::{ReferenceStatus, VolumeStatus};
+
+    use super::*;
+
+    #[test]
+    fn the_line_says_how_far_it_is_and_what_is_waited_for() {
+        let reference = |name: &str, state| ReferenceStatus {
+            reference: format!("secretsmanager:{name}"),
+            region: None,
+            role: None,
+            state,
+            version: None,
+            last_success: None,
+            next_look: None,
+        };
+        let missing = |code: &str| State::Missing { code: code.into(), why: "why".into() };
+        let status = Status::default();
+        let shown = |references| {
+            status.set(VolumeStatus {
+                path: PathBuf::from("/v"),
+                published: false,
+                published_at: None,
+                publishes: 0,
+                obstacle: None,
+                next_look: None,
+                references,
+                on_change: Vec::new(),
+            });
+            line(&status, Duration::from_secs(7))
+        };
+        assert_eq!(
+            shown(vec![reference("a", State::Fresh), reference("b", missing("NotFetched"))]),
+            "1 of 2 fetched after 7 s; waiting for secretsmanager:b"
+        );
+        assert_eq!(
+            shown(vec![reference("b", missing("ThrottlingException"))]),
+            "0 of 1 fetched after 7 s; secretsmanager:b: ThrottlingException, trying again"
+        );
+    }
+}

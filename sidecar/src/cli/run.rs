@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use coffer::engine::{Engine, orders};
 use coffer::journal::Journal;
+use coffer::reload::Hangup;
 use coffer::spec::{Config, DEFAULT_LISTEN};
 use coffer_runtime::process::{Exit, Termination, forbid_core_dumps};
 use coffer_runtime::telemetry::{LogLevel, init_logs};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::progress::Progress;
@@ -73,12 +73,11 @@ impl Run {
     async fn stay(self, config: Config) -> Result<(), Failed> {
         // Before anything else: as PID 1, a signal without a listener is lost.
         let mut termination = Termination::listen().map_err(Failed::at_run_time)?;
-        // Whoever asks for the config to be read before it is followed has it read all the same; once there
-        // was a listener, the signal ends nothing.
-        let _until_followed = if self.once { None } else { signal(SignalKind::hangup()).ok() };
+        // Before the volumes are there too: a SIGHUP a moment too early must not end the process.
+        let hangup = (!self.once).then(Hangup::listen);
         let (end, shutdown) = watch::channel(false);
         let once = self.once;
-        let mut work = std::pin::pin!(self.publish(config, shutdown));
+        let mut work = std::pin::pin!(self.publish(config, hangup, shutdown));
         tokio::select! {
             result = &mut work => result,
             name = termination.requested() => {
@@ -91,7 +90,12 @@ impl Run {
     }
 
     /// Publishes, and keeps fresh what it published, until `shutdown` says true.
-    async fn publish(self, config: Config, mut shutdown: watch::Receiver<bool>) -> Result<(), Failed> {
+    async fn publish(
+        self,
+        config: Config,
+        hangup: Option<Hangup>,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> Result<(), Failed> {
         if config.volumes.is_empty() && (self.once || config.api.is_none()) {
             return Err(Failed::usage("the config has no volume to publish; `env` is for `coffer exec`"));
         }
@@ -130,7 +134,7 @@ impl Run {
             };
         }
         let (orders, inbox) = orders();
-        service.follow(config, &orders);
+        service.follow(config, &orders, hangup);
         engine.run(inbox, shutdown).await.map_err(Failed::at_run_time)
     }
 }

@@ -16,7 +16,7 @@ use coffer::journal::Journal;
 use coffer::metrics::{self, Calls};
 use coffer::notify::{NotifyCounters, RotationProbe, rotation_router};
 use coffer::push::{self, PushHandle};
-use coffer::reload::{self, ConfigFile, ReloadStatus};
+use coffer::reload::{self, ConfigFile, Hangup, ReloadStatus};
 use coffer::source::Source;
 use coffer::spec::{Access, Config, EnvSpec, PushSpec, Wanted};
 use coffer::status::Status;
@@ -157,8 +157,9 @@ impl Service {
         Ok(())
     }
 
-    /// From now on, `orders` hear of changes in AWS and of the config.
-    pub(super) fn follow(&self, config: Config, orders: &Orders) {
+    /// From now on, `orders` hear of changes in AWS and of the config; `hangup` is who listens for
+    /// SIGHUP already, if anyone does.
+    pub(super) fn follow(&self, config: Config, orders: &Orders, hangup: Option<Hangup>) {
         if let Some((spec, handle)) = &self.push {
             let (spec, handle, orders) = (spec.clone(), handle.clone(), orders.clone());
             let (aws, region, calls) = (self.aws.clone(), self.region.clone(), Arc::new(self.calls.clone()));
@@ -168,7 +169,8 @@ impl Service {
             tokio::spawn(async move { push::listen(spec, aws, &region, credentials, calls, handle, changed).await });
         }
         if let Some((file, status)) = &self.reloads {
-            tokio::spawn(reload::follow(file.clone(), config, orders.clone(), status.clone()));
+            let hangup = hangup.unwrap_or_else(Hangup::listen);
+            tokio::spawn(reload::follow(file.clone(), config, orders.clone(), status.clone(), hangup));
         }
     }
 

@@ -23,7 +23,7 @@ use crate::push::Change;
 use crate::render::{Origin, RenderedFile, RenderedSet};
 use crate::schedule::Schedule;
 use crate::source::{Answer, FetchError, Found, Question};
-use crate::spec::{Access, Reference, VolumeSpec, Wanted};
+use crate::spec::{Access, FileSpec, Reference, VolumeSpec, Wanted};
 use crate::status::{ReferenceStatus, State, VolumeStatus};
 use crate::volume::{Outcome, VolumeError};
 
@@ -39,8 +39,8 @@ const HASTENED: Duration = Duration::from_secs(1);
 const LOOKS_IN_VAIN: u8 = 1;
 const PUSHED_AGAIN: Duration = Duration::from_secs(3);
 
-/// How long an action that runs may go on when the process ends.
-const LAST_ACTIONS: Duration = Duration::from_millis(300);
+/// How long the last actions may take when the process ends; it has 800 ms for all.
+const LAST_ACTIONS: Duration = Duration::from_millis(500);
 
 /// One volume and what is known of it.
 pub(super) struct Keeper {
@@ -91,6 +91,7 @@ impl Keeper {
         };
         keeper.adopt();
         keeper.tell();
+        keeper.shared.keeps(keeper.path());
         if keeper.complete {
             tracing::info!(volume = %keeper.path().display(), "took over the set from before the start");
         }
@@ -118,8 +119,9 @@ impl Keeper {
                 Ok(round) => held.absorb(round),
                 Err(_) => held.failed.extend(self.unanswered(&held)),
             }
-            let settled = self.settle(&held, cause);
+            let mut settled = self.settle(&held, cause);
             self.remember(&held, &settled, true);
+            self.notify(settled.swap.take());
             let Some(obstacle) = self.blocked(&held, &settled, afresh) else {
                 self.tell();
                 return Ok(());
@@ -205,6 +207,7 @@ impl Keeper {
             self.complete &= self.destination.intact();
         }
         self.remember(&round, &settled, false);
+        self.notify(settled.swap.take());
         self.look_again(&round);
         if !damaged && self.entries.values().all(|entry| entry.trouble.is_none()) {
             self.obstacle = None;
@@ -257,16 +260,15 @@ impl Keeper {
 
         let mut round = Round::default();
         self.complete_from_source(&mut round, Cause::Reload).await;
-        let settled = self.settle(&round, Cause::Reload);
+        let mut settled = self.settle(&round, Cause::Reload);
         if settled.published {
             self.remember(&round, &settled, false);
-            if self.spec.on_change != spec.on_change {
-                // What the old actions have not told yet is told by nobody: they are not wanted any more. They
-                // go first, for they take what was counted of them along, under names that may come again.
-                self.notifier = None;
-                self.shared.status.set_actions(self.path(), Vec::new());
-                self.notifier = notifier(&self.spec, &self.shared);
+            match &self.notifier {
+                Some(notifier) => notifier.change(self.spec.on_change.clone()),
+                None => self.notifier = notifier(&self.spec, &self.shared),
             }
+            // Only now: the new set is for the new actions to tell.
+            self.notify(settled.swap.take());
             let now = SystemTime::now();
             for entry in self.entries.values_mut() {
                 entry.due = entry.due.min(self.schedule.after_success(now, None));
@@ -373,8 +375,11 @@ impl Keeper {
     /// Every value behind a file that is to be made anew, because one of its values is new or because
     /// the set in place does not have it; as far as `round` has no word of it.
     fn lacking(&self, round: &Round) -> Vec<Wanted> {
+        let absent = |wanted: &Wanted| self.entries[wanted].absent && !round.answers.contains_key(wanted);
         let mut needed: BTreeSet<&Wanted> = round.answers.keys().collect();
-        let mut open: Vec<_> = self.spec.files.iter().collect();
+        // Without what AWS does not have, the others' values of such a file are of no use either.
+        let makeable = |file: &&FileSpec| !(file.optional && file.content.wanted().any(absent));
+        let mut open: Vec<_> = self.spec.files.iter().filter(makeable).collect();
         loop {
             let (anew, rest): (Vec<_>, Vec<_>) = open.into_iter().partition(|file| {
                 file.content.wanted().any(|wanted| needed.contains(wanted))
@@ -387,7 +392,7 @@ impl Keeper {
             open = rest;
         }
         let unknown = |wanted: &&Wanted| {
-            !round.answers.contains_key(wanted) && !round.failed.contains_key(wanted) && !self.entries[*wanted].absent
+            !round.answers.contains_key(wanted) && !round.failed.contains_key(wanted) && !absent(wanted)
         };
         needed.into_iter().filter(unknown).cloned().collect()
     }
@@ -396,9 +401,10 @@ impl Keeper {
     fn settle(&mut self, round: &Round, cause: Cause) -> Settled {
         let mut answers = round.answers.clone();
         let mut settled = Settled { tried: true, ..Settled::default() };
+        // What was not there stays so until AWS says otherwise: a throttled look at it holds up nobody.
         let absent = |wanted: &Wanted| match round.failed.get(wanted) {
-            Some(failure) => failure.class == Class::NotFound,
-            None => self.entries[wanted].absent && !round.answers.contains_key(wanted),
+            Some(failure) if failure.class == Class::NotFound => true,
+            _ => self.entries[wanted].absent && !round.answers.contains_key(wanted),
         };
         loop {
             let making = make(&self.spec.files, &answers, &absent, self.destination.as_ref());
@@ -416,8 +422,8 @@ impl Keeper {
                     let unmade = file.content.wanted().any(|wanted| settled.unmade.contains_key(wanted));
                     !file.optional || unmade || !file.content.wanted().any(absent)
                 };
-                if !making.failed.keys().any(|at| needed(at)) {
-                    settled.published = self.publish(&making.set, cause);
+                if !making.failed.keys().any(needed) {
+                    self.publish(&making.set, cause, &mut settled);
                 }
                 return settled;
             }
@@ -427,29 +433,32 @@ impl Keeper {
         }
     }
 
-    fn publish(&mut self, set: &RenderedSet, cause: Cause) -> bool {
-        let first = self.destination.published_at().is_none();
+    fn publish(&mut self, set: &RenderedSet, cause: Cause, settled: &mut Settled) {
+        let origins = self.destination.origins();
+        // A set without files may be what a volume left that was in no config for a while; one that somebody
+        // removed was there, and is told of when it is back.
+        let first = origins.is_empty() && self.publishes == 0 && !self.complete;
         let before: BTreeMap<FileName, Origin> =
-            self.destination.origins().into_iter().map(|(name, origin)| (name.clone(), origin.clone())).collect();
+            origins.into_iter().map(|(name, origin)| (name.clone(), origin.clone())).collect();
         match self.destination.publish(set) {
             Ok(Outcome::Unchanged) => {}
-            Ok(Outcome::Published) => self.published(set, cause, first, &before),
+            Ok(Outcome::Published) => settled.swap = Some(self.published(set, cause, first, &before)),
             Err(error) => {
                 let text = error.to_string();
                 if self.obstacle.as_ref() != Some(&text) {
                     tracing::error!("{text}; the set in place stays");
                 }
                 self.obstacle = Some(text);
-                return false;
+                return;
             }
         }
         self.obstacle = None;
         self.complete = true;
-        true
+        settled.published = true;
     }
 
-    /// Tells of a set that is in place.
-    fn published(&mut self, set: &RenderedSet, cause: Cause, first: bool, before: &BTreeMap<FileName, Origin>) {
+    /// Takes note of a set that is in place; what there is to tell of it.
+    fn published(&mut self, set: &RenderedSet, cause: Cause, first: bool, before: &BTreeMap<FileName, Origin>) -> Swap {
         self.publishes += 1;
         let files = set.iter().map(|(name, file)| PublishedFile {
             name: name.as_str(),
@@ -460,7 +469,6 @@ impl Keeper {
         self.shared.journal.write(&event);
         tracing::info!(volume = %self.path().display(), files = set.len(), "published");
         self.shared.swapped(self.path(), set, first);
-        let Some(notifier) = &self.notifier else { return };
         let files: Vec<_> = set
             .iter()
             .map(|(name, file)| SwappedFile {
@@ -477,7 +485,14 @@ impl Keeper {
             // The same versions again, in place of what was damaged.
             changed.extend(files.iter().map(|file| file.name.clone()));
         }
-        notifier.swapped(Swap { first, files, changed });
+        Swap { first, files, changed }
+    }
+
+    /// Has the application told of a set that is in place.
+    fn notify(&self, swap: Option<Swap>) {
+        if let (Some(notifier), Some(swap)) = (&self.notifier, swap) {
+            notifier.swapped(swap);
+        }
     }
 
     /// Writes down what a round brought, and when to look again.
@@ -493,8 +508,12 @@ impl Keeper {
             let has_files = files().any(|file| in_place(file).is_some());
             let optional = files().all(|file| file.optional);
             let fetched = round.answers.contains_key(wanted);
+            // Fetched again for another value's sake, and what the files hold already.
+            let stands = entry.seen.as_ref().zip(round.seen.get(wanted));
+            let stands = stands.is_some_and(|(known, seen)| known.digest == seen.digest);
             let failure = match (round.failed.get(wanted), settled.unmade.get(wanted)) {
                 (Some(failure), _) => Some(failure.clone()),
+                (None, _) if stands && has_files && !damaged => None,
                 (None, Some(error)) => Some(error.into()),
                 // What has not changed is amiss all the same where the set that holds it is damaged.
                 (None, None) if !settled.published && (fetched || (damaged && round.unchanged.contains(wanted))) => {
@@ -505,11 +524,11 @@ impl Keeper {
                 (None, None) => None,
             };
             entry.absent = match &failure {
-                Some(failure) => optional && !has_files && failure.class == Class::NotFound,
+                Some(failure) => optional && !has_files && (entry.absent || failure.class == Class::NotFound),
                 None => entry.absent && !fetched,
             };
             match failure {
-                Some(failure) if entry.absent => {
+                Some(failure) if entry.absent && failure.class == Class::NotFound => {
                     entry.trouble = None;
                     entry.due = self.schedule.after_success(now, None);
                     entry.state = State::Missing { code: failure.code, why: failure.text };

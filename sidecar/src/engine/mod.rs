@@ -59,6 +59,21 @@ pub struct Told {
 pub type Swapped = Arc<dyn Fn(&Path, &RenderedSet, bool) + Send + Sync>;
 
 impl Shared {
+    /// A volume is kept from now on.
+    fn keeps(&self, volume: &Path) {
+        if let Some(told) = &self.told {
+            told.probe.lock().unwrap_or_else(PoisonError::into_inner).add(volume);
+        }
+    }
+
+    /// A volume is kept no longer.
+    fn forget(&self, volume: &Path) {
+        self.status.forget(volume);
+        if let Some(told) = &self.told {
+            told.probe.lock().unwrap_or_else(PoisonError::into_inner).remove(volume);
+        }
+    }
+
     fn swapped(&self, volume: &Path, set: &RenderedSet, first: bool) {
         let Some(told) = &self.told else { return };
         if !first {
@@ -104,6 +119,9 @@ pub enum StartError {
         /// The start's time limit, when that is what ended it.
         after: Option<Duration>,
     },
+    /// A task of the engine panicked.
+    #[error("a volume's task ended unexpectedly; what was published before stays; start it again")]
+    Lost,
 }
 
 /// Other specifications could not be taken over, all or some; the volumes that are named go on as
@@ -191,7 +209,10 @@ impl Engine {
         }
         let mut first_error = Ok(());
         while let Some(joined) = starts.join_next().await {
-            let Ok((keeper, result)) = joined else { continue };
+            let Ok((keeper, result)) = joined else {
+                first_error = first_error.and(Err(StartError::Lost));
+                continue;
+            };
             self.keepers.push(keeper);
             first_error = first_error.and(result);
         }
@@ -213,19 +234,15 @@ impl Engine {
         let (opened, mut new) = mpsc::channel(1);
         loop {
             tokio::select! {
+                // In this order: a command may be about a volume that has just been opened.
+                biased;
+                _ = shutdown.wait_for(|end| *end) => break,
                 Some(ended) = running.tasks.join_next() => ended.map_err(|_| KeeperLost)?,
+                Some(keeper) = new.recv() => running.keep(keeper),
                 Some(command) = inbox.0.recv() => match command {
                     Command::Look(changes, at) => running.look(&changes, at),
-                    Command::Reform(volumes, limit, done) => {
-                        // Those that the last one opened are kept before they are asked after.
-                        while let Ok(keeper) = new.try_recv() {
-                            running.keep(keeper);
-                        }
-                        running.reform(volumes, limit, done, opened.clone());
-                    }
+                    Command::Reform(volumes, limit, done) => running.reform(volumes, limit, done, opened.clone()),
                 },
-                Some(keeper) = new.recv() => running.keep(keeper),
-                _ = shutdown.wait_for(|end| *end) => break,
             }
         }
         while let Some(ended) = running.tasks.join_next().await {
@@ -266,8 +283,8 @@ impl Running {
 
     /// Passes news on to every volume.
     fn look(&self, changes: &Arc<[Change]>, at: SystemTime) {
-        for orders in self.volumes.values().cloned() {
-            let changes = Arc::clone(changes);
+        for orders in self.volumes.values() {
+            let (changes, orders) = (Arc::clone(changes), orders.clone());
             tokio::spawn(async move { orders.send(Order::Look(changes, at)).await });
         }
     }
@@ -293,7 +310,7 @@ impl Running {
             .into_iter()
             .partition(|(path, _)| wanted.iter().any(|new| !kept.contains_key(new) && overlap(path, new)));
         tokio::spawn(async move {
-            remove(in_the_way, &shared.status).await;
+            remove(in_the_way, &shared).await;
             let mut changes = JoinSet::new();
             for volume in volumes {
                 let (kept, shared, opened) = (kept.get(&volume.path).cloned(), shared.clone(), opened.clone());
@@ -309,7 +326,7 @@ impl Running {
             let failed: Vec<String> = changes.join_all().await.into_iter().filter_map(Result::err).collect();
             if failed.is_empty() {
                 shared.status.expect(wanted);
-                remove(removed, &shared.status).await;
+                remove(removed, &shared).await;
             }
             // Whoever asked may have ended.
             let _ = done.send(if failed.is_empty() { Ok(()) } else { Err(ReformError(failed)) });
@@ -323,12 +340,12 @@ fn open(spec: VolumeSpec, shared: &Shared) -> Result<Keeper, VolumeError> {
 }
 
 /// Has the keepers of these volumes end and take the files away.
-async fn remove(volumes: BTreeMap<PathBuf, mpsc::Sender<Order>>, status: &Status) {
+async fn remove(volumes: BTreeMap<PathBuf, mpsc::Sender<Order>>, shared: &Shared) {
     for (path, orders) in volumes {
         // One whose task has ended is gone already.
         let _ = orders.send(Order::Remove).await;
         orders.closed().await;
-        status.forget(&path);
+        shared.forget(&path);
     }
 }
 
@@ -356,10 +373,13 @@ async fn open_one(
     let mut keeper = open(volume, shared).map_err(|error| error.to_string())?;
     match keeper.start(Instant::now() + limit, limit, false).await {
         Ok(()) => opened.send(keeper).await.map_err(|_| "the engine has ended".to_owned()),
-        Err(StartError::NotPublished { why, .. }) => {
+        Err(error) => {
             keeper.close();
-            shared.status.forget(&path);
-            Err(why)
+            shared.forget(&path);
+            Err(match error {
+                StartError::NotPublished { why, .. } => why,
+                StartError::Lost => error.to_string(),
+            })
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use coffer_runtime::Secret;
 
 use super::destination::Destination;
+use super::round::version;
 use crate::file::{FileName, FileNameError};
 use crate::render::{Collision, Origin, RenderError, RenderedFile, RenderedSet, TlsFiles, render, split_tls};
 use crate::source::Answer;
@@ -50,12 +51,14 @@ pub(super) fn make(
 ) -> Making {
     let mut making = Making { set: RenderedSet::default(), failed: BTreeMap::new() };
     // What is in place goes first: where a new value's name collides, the newcomer is the one to fail.
-    let fetched = |file: &FileSpec| {
-        let gone = file.optional && file.content.wanted().any(absent);
-        !gone && file.content.wanted().any(|wanted| answers.contains_key(wanted))
-    };
+    let gone = |file: &FileSpec| file.optional && file.content.wanted().any(absent);
+    let fetched = |file: &FileSpec| !gone(file) && file.content.wanted().any(|wanted| answers.contains_key(wanted));
     let (new, old): (Vec<_>, Vec<_>) = files.iter().enumerate().partition(|(_, file)| fetched(file));
-    let old = old.into_iter().map(|(at, file)| (at, carried(file, in_place)));
+    let old = old.into_iter().map(|(at, file)| match gone(file) && !is_of_its_time(file, answers, in_place) {
+        // The set is whole without it, and would tell of two moments with it.
+        true => (at, Err(MakeError::Nothing)),
+        false => (at, carried(file, in_place)),
+    });
     let new = new.into_iter().map(|(at, file)| (at, rendered(file, answers, in_place)));
     for (at, made) in old.chain(new) {
         let added = made.and_then(|made| {
@@ -81,6 +84,13 @@ fn carried(file: &FileSpec, in_place: &dyn Destination) -> Result<Vec<(FileName,
 /// Whether the set in place can give the files of an entry.
 pub(super) fn can_be_carried(file: &FileSpec, in_place: &dyn Destination) -> bool {
     carried(file, in_place).is_ok()
+}
+
+/// Whether an entry's files in the set in place are made of no older values than these.
+fn is_of_its_time(file: &FileSpec, answers: &BTreeMap<Wanted, Arc<Answer>>, in_place: &dyn Destination) -> bool {
+    let fetched = file.content.wanted().filter_map(|wanted| Some((wanted, answers.get(wanted)?)));
+    let mut versions = fetched.map(|(wanted, answer)| (version_in_place(file, wanted, in_place), version(answer)));
+    versions.all(|(in_place, fetched)| in_place == Some(fetched))
 }
 
 /// The files of an entry in the set in place.

@@ -8,6 +8,7 @@ use coffer_runtime::aws::Class;
 
 use super::recipe::MakeError;
 use crate::digest::{Digest, Key};
+use crate::notify::Swap;
 use crate::render::Value;
 use crate::source::{Answer, Fetched};
 use crate::spec::Wanted;
@@ -43,6 +44,8 @@ pub(super) struct Settled {
     pub(super) tried: bool,
     /// Whether the set that was made of them is in place.
     pub(super) published: bool,
+    /// What the application is to be told, where the set was replaced.
+    pub(super) swap: Option<Swap>,
     /// What was fetched and could not be made into files.
     pub(super) unmade: BTreeMap<Wanted, MakeError>,
 }

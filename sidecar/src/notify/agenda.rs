@@ -53,6 +53,12 @@ struct Untold {
     running: Option<Batch>,
 }
 
+impl Untold {
+    fn new(wants_first: bool) -> Self {
+        Self { wants_first, waiting: Batch::default(), window: None, due: None, failures: 0, running: None }
+    }
+}
+
 /// What became of a run that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
@@ -65,15 +71,19 @@ pub(super) enum Then {
 impl Agenda {
     /// `wants_first` says of each action whether the very first set is told too.
     pub(super) fn new(debounce: Duration, wants_first: impl IntoIterator<Item = bool>) -> Self {
-        let untold = |wants_first| Untold {
-            wants_first,
-            waiting: Batch::default(),
-            window: None,
-            due: None,
-            failures: 0,
-            running: None,
-        };
-        Self { debounce, actions: wants_first.into_iter().map(untold).collect() }
+        Self { debounce, actions: wants_first.into_iter().map(Untold::new).collect() }
+    }
+
+    /// From now on these are the actions: whether each wants the first set, and at which place it was
+    /// before, if it was there. What the others had to tell, nobody is to hear any more.
+    pub(super) fn rearrange(&mut self, debounce: Duration, actions: impl IntoIterator<Item = (bool, Option<usize>)>) {
+        let mut before: Vec<Option<Untold>> = std::mem::take(&mut self.actions).into_iter().map(Some).collect();
+        self.debounce = debounce;
+        for (wants_first, at) in actions {
+            let kept = at.and_then(|at| before.get_mut(at)?.take());
+            let kept = kept.unwrap_or_else(|| Untold::new(wants_first));
+            self.actions.push(Untold { wants_first, ..kept });
+        }
     }
 
     /// A set has been replaced.
@@ -130,6 +140,13 @@ impl Agenda {
         Then::Again(due)
     }
 
+    /// Whatever waits and has not failed is due now, for there is no later; nothing else is.
+    pub(super) fn hasten(&mut self, now: Instant) {
+        for action in &mut self.actions {
+            action.due = (action.waiting.swaps > 0 && action.failures == 0).then_some(now);
+        }
+    }
+
     /// When something is due next.
     pub(super) fn next(&self) -> Option<Instant> {
         self.actions.iter().filter_map(|action| action.due).min()
@@ -144,6 +161,11 @@ impl Agenda {
     /// When the action at `at` is due.
     pub(super) fn due(&self, at: usize) -> Option<Instant> {
         self.actions[at].due
+    }
+
+    /// Which action is running.
+    pub(super) fn running(&self) -> Option<usize> {
+        self.actions.iter().position(|action| action.running.is_some())
     }
 
     /// Whether the action at `at` is running.
@@ -177,6 +199,38 @@ mod tests {
     /// An agenda of `actions`, none of which wants the first set, and its time zero.
     fn agenda(actions: usize) -> (Agenda, Instant) {
         (Agenda::new(DEBOUNCE, vec![false; actions]), Instant::now())
+    }
+
+    #[test]
+    fn rearranged_actions_keep_what_is_theirs() {
+        let (mut agenda, t) = agenda(2);
+        agenda.swapped(t, false, &names(&["a"]));
+        let (at, _) = agenda.begin(t + DEBOUNCE).unwrap();
+        assert_eq!(at, 0);
+        agenda.swapped(t + DEBOUNCE, false, &names(&["b"]));
+        // The two change places, with a new one between them.
+        agenda.rearrange(DEBOUNCE, [(false, Some(1)), (true, None), (false, Some(0))]);
+        assert_eq!((agenda.untold(0), agenda.untold(1), agenda.untold(2)), (2, 0, 2));
+        assert_eq!((agenda.running(), agenda.begin(t + ms(60_000))), (Some(2), None));
+        agenda.succeeded(2);
+        assert_eq!(agenda.begin(t + ms(60_000)), Some((0, Batch { swaps: 2, changed: names(&["a", "b"]) })));
+        // Taken out while it runs: nobody waits for it.
+        agenda.rearrange(DEBOUNCE, [(false, Some(2))]);
+        assert_eq!((agenda.running(), agenda.begin(t + ms(60_000)).unwrap().0), (None, 0));
+    }
+
+    #[test]
+    fn what_has_not_been_tried_is_hastened_and_what_failed_is_not() {
+        let (mut agenda, t) = agenda(3);
+        agenda.swapped(t, false, &names(&["a"]));
+        assert_eq!(agenda.begin(t + DEBOUNCE).unwrap().0, 0);
+        assert!(matches!(agenda.failed(0, t + DEBOUNCE, 0.5), Then::Again(_)));
+        assert_eq!(agenda.begin(t + DEBOUNCE).unwrap().0, 1);
+        agenda.succeeded(1);
+        agenda.hasten(t + DEBOUNCE);
+        assert_eq!(agenda.begin(t + DEBOUNCE).unwrap().0, 2);
+        agenda.succeeded(2);
+        assert_eq!((agenda.next(), agenda.untold(0)), (None, 1));
     }
 
     #[test]

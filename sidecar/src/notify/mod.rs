@@ -68,7 +68,6 @@ pub struct Notifier {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
     volume: PathBuf,
-    names: Vec<String>,
     counters: NotifyCounters,
 }
 
@@ -82,25 +81,24 @@ impl Notifier {
         counters: NotifyCounters,
         report: impl Fn(Vec<ActionStatus>) + Send + 'static,
     ) -> Self {
-        let names = names(&on_change.actions);
-        for name in &names {
-            counters.add(volume, name);
-        }
-        let agenda = Agenda::new(on_change.debounce, on_change.actions.iter().map(|action| action.first));
         let shared = Arc::new(Shared {
-            state: Mutex::new(SharedState { agenda, latest: None, closing: false }),
+            state: Mutex::new(SharedState {
+                agenda: Agenda::new(Duration::ZERO, []),
+                actions: Vec::new(),
+                latest: None,
+                closing: false,
+            }),
             woken: Notify::new(),
         });
         let teller = Teller {
             volume: volume.to_owned(),
-            actions: on_change.actions,
-            due: vec![None; names.len()],
-            statuses: names.iter().cloned().map(ActionStatus::new).collect(),
+            reported: None,
             counters: counters.clone(),
             shared: Arc::clone(&shared),
             report,
         };
-        Self { shared, task: tokio::spawn(teller.run()), volume: volume.to_owned(), names, counters }
+        shared.change(volume, on_change, &counters);
+        Self { shared, task: tokio::spawn(teller.run()), volume: volume.to_owned(), counters }
     }
 
     /// Takes note of a swap that is in place; never blocks.
@@ -112,10 +110,21 @@ impl Notifier {
         self.shared.woken.notify_one();
     }
 
-    /// Ends: starts nothing more, and waits up to `patience` for what is running before it is killed
-    /// or cut off.
+    /// Tells by these actions from now on; never blocks.
+    ///
+    /// An action that stays keeps what it has yet to tell and what is known of it. One that is gone
+    /// starts no more, and ends in peace where it runs. A new one hears of the swaps to come.
+    pub fn change(&self, on_change: OnChange) {
+        self.shared.change(&self.volume, on_change, &self.counters);
+        self.shared.woken.notify_one();
+    }
+
+    /// Ends: tells at once what has not been tried yet, and tries nothing again. What still runs
+    /// after `patience` is killed or cut off.
+    ///
+    /// A process that starts over the same set has nothing to tell: what is not told now never is.
     pub async fn close(mut self, patience: Duration) {
-        self.shared.lock().closing = true;
+        self.shared.close();
         self.shared.woken.notify_one();
         if timeout(patience, &mut self.task).await.is_err() {
             self.task.abort();
@@ -123,10 +132,10 @@ impl Notifier {
             let _ = (&mut self.task).await;
         }
         let state = self.shared.lock();
-        for (at, name) in self.names.iter().enumerate() {
-            let swaps = state.agenda.untold(at);
+        for (at, known) in state.actions.iter().enumerate() {
+            let (action, swaps) = (&known.status.action, state.agenda.untold(at));
             if swaps > 0 {
-                tracing::warn!(volume = %self.volume.display(), action = name, swaps, "ended before this was told");
+                tracing::warn!(volume = %self.volume.display(), action, swaps, "ended before this was told");
             }
         }
     }
@@ -135,8 +144,8 @@ impl Notifier {
 impl Drop for Notifier {
     fn drop(&mut self) {
         self.task.abort();
-        for name in &self.names {
-            self.counters.remove(&self.volume, name);
+        for known in &self.shared.lock().actions {
+            self.counters.remove(&self.volume, &known.status.action);
         }
     }
 }
@@ -156,6 +165,18 @@ fn names(actions: &[Action]) -> Vec<String> {
     names
 }
 
+/// Whether two actions tell the same in the same way, however long each may take for it.
+fn are_alike(one: &Means, other: &Means) -> bool {
+    match (one, other) {
+        (Means::Http { hook: one, .. }, Means::Http { hook: other, .. }) => one == other,
+        (
+            Means::Exec { program: one, arguments: with, .. },
+            Means::Exec { program: other, arguments: other_with, .. },
+        ) => (one, with) == (other, other_with),
+        _ => one == other,
+    }
+}
+
 /// What the task and the volume both know.
 #[derive(Debug)]
 struct Shared {
@@ -165,9 +186,20 @@ struct Shared {
 
 #[derive(Debug)]
 struct SharedState {
+    /// What each action has yet to tell, in the order of `actions`.
     agenda: Agenda,
+    actions: Vec<Known>,
     latest: Option<Arc<Swap>>,
     closing: bool,
+}
+
+/// An action, and what is known of it.
+#[derive(Debug)]
+struct Known {
+    action: Action,
+    status: ActionStatus,
+    /// When it was last said to be due.
+    due: Option<Instant>,
 }
 
 impl Shared {
@@ -175,16 +207,48 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// See [`Notifier::change`].
+    fn change(&self, volume: &Path, on_change: OnChange, counters: &NotifyCounters) {
+        let names = names(&on_change.actions);
+        let mut state = self.lock();
+        let mut before: Vec<Option<Known>> = std::mem::take(&mut state.actions).into_iter().map(Some).collect();
+        let called_before: Vec<String> = before.iter().flatten().map(|known| known.status.action.clone()).collect();
+        let mut from = Vec::new();
+        for (action, name) in on_change.actions.into_iter().zip(&names) {
+            let same = |known: &Option<Known>| {
+                known.as_ref().is_some_and(|known| are_alike(&known.action.means, &action.means))
+            };
+            let at = before.iter().position(same);
+            let known = at.and_then(|at| before[at].take());
+            let known = known.unwrap_or_else(|| Known {
+                action: action.clone(),
+                status: ActionStatus::new(name.clone()),
+                due: None,
+            });
+            let status = ActionStatus { action: name.clone(), ..known.status };
+            from.push((action.first, at));
+            state.actions.push(Known { action, status, ..known });
+        }
+        state.agenda.rearrange(on_change.debounce, from);
+        drop(state);
+        called_before.iter().filter(|name| !names.contains(name)).for_each(|name| counters.remove(volume, name));
+        names.iter().filter(|name| !called_before.contains(name)).for_each(|name| counters.add(volume, name));
+    }
+
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.agenda.hasten(now());
+    }
+
     fn next_step(&self) -> Step {
         let mut state = self.lock();
         let latest = state.latest.clone();
-        match latest {
+        let due = state.agenda.begin(now());
+        match (due, latest) {
+            (Some((at, batch)), Some(swap)) => Step::Run { action: state.actions[at].action.clone(), batch, swap },
             _ if state.closing => Step::End,
-            None => Step::Wait(None),
-            Some(swap) => match state.agenda.begin(now()) {
-                Some((at, batch)) => Step::Run { at, batch, swap },
-                None => Step::Wait(state.agenda.next()),
-            },
+            _ => Step::Wait(state.agenda.next()),
         }
     }
 }
@@ -192,7 +256,7 @@ impl Shared {
 enum Step {
     /// Runs an action.
     Run {
-        at: usize,
+        action: Action,
         batch: Batch,
         swap: Arc<Swap>,
     },
@@ -204,10 +268,8 @@ enum Step {
 /// The task.
 struct Teller<F> {
     volume: PathBuf,
-    actions: Vec<Action>,
-    /// When each action was last said to be due.
-    due: Vec<Option<Instant>>,
-    statuses: Vec<ActionStatus>,
+    /// What was reported last.
+    reported: Option<Vec<ActionStatus>>,
     counters: NotifyCounters,
     shared: Arc<Shared>,
     report: F,
@@ -215,14 +277,14 @@ struct Teller<F> {
 
 impl<F: Fn(Vec<ActionStatus>) + Send> Teller<F> {
     async fn run(mut self) {
-        (self.report)(self.statuses.clone());
+        self.refresh();
         loop {
             match self.shared.next_step() {
-                Step::Run { at, batch, swap } => {
+                Step::Run { action, batch, swap } => {
                     self.refresh();
                     let message = Message::new(&self.volume, &swap, &batch);
-                    let result = tell(&self.actions[at].means, &message).await;
-                    self.ended(at, batch.swaps, result);
+                    let result = tell(&action.means, &message).await;
+                    self.ended(&action, batch.swaps, result);
                 }
                 Step::Wait(until) => {
                     self.refresh();
@@ -243,9 +305,20 @@ impl<F: Fn(Vec<ActionStatus>) + Send> Teller<F> {
     }
 
     /// Takes down what came of a run that told `swaps` swaps.
-    fn ended(&mut self, at: usize, swaps: u64, result: Result<(), TellError>) {
-        let status = &mut self.statuses[at];
-        let (volume, action) = (self.volume.display(), &status.action);
+    fn ended(&self, action: &Action, swaps: u64, result: Result<(), TellError>) {
+        let volume = self.volume.display();
+        let mut state = self.shared.lock();
+        let SharedState { agenda, actions, .. } = &mut *state;
+        let Some(at) = agenda.running() else {
+            // Its action was taken out of the config while it ran: there is nobody to count it for.
+            match result {
+                Ok(()) => tracing::info!(%volume, %action, swaps, "told, for the last time"),
+                Err(why) => tracing::warn!(%volume, %action, swaps, "{why}; no longer in the config"),
+            }
+            return;
+        };
+        let status = &mut actions[at].status;
+        let action = &status.action;
         let time = SystemTime::now();
         self.counters.count(&self.volume, action, result.is_ok());
         status.runs += 1;
@@ -253,14 +326,14 @@ impl<F: Fn(Vec<ActionStatus>) + Send> Teller<F> {
         match result {
             Ok(()) => {
                 tracing::info!(%volume, action, swaps, "told");
-                self.shared.lock().agenda.succeeded(at);
+                agenda.succeeded(at);
                 status.swaps += swaps;
                 status.last_success = Some(time);
                 status.last_error = None;
             }
             Err(error) => {
                 let why = error.to_string();
-                match self.shared.lock().agenda.failed(at, now(), fastrand::f64()) {
+                match agenda.failed(at, now(), fastrand::f64()) {
                     Then::GivenUp => {
                         tracing::error!(%volume, action, swaps, "{why}; given up after {ATTEMPTS} attempts, until the next change");
                     }
@@ -278,28 +351,30 @@ impl<F: Fn(Vec<ActionStatus>) + Send> Teller<F> {
 
     /// Reports the state where it has changed.
     fn refresh(&mut self) {
-        let before = self.statuses.clone();
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
+        let SharedState { agenda, actions, .. } = &mut *state;
         let (time, now) = (SystemTime::now(), now());
-        for (at, status) in self.statuses.iter_mut().enumerate() {
-            let due = state.agenda.due(at);
-            if due != self.due[at] {
-                self.due[at] = due;
-                status.next_try = due.map(|due| time + due.saturating_duration_since(now));
+        for (at, Known { status, due, .. }) in actions.iter_mut().enumerate() {
+            let next = agenda.due(at);
+            if next != *due {
+                *due = next;
+                status.next_try = next.map(|next| time + next.saturating_duration_since(now));
             }
-            status.state = if state.agenda.is_running(at) {
+            status.state = if agenda.is_running(at) {
                 ActionState::Running
             } else if status.last_error.is_some() {
                 ActionState::Failing
-            } else if state.agenda.untold(at) > 0 {
+            } else if agenda.untold(at) > 0 {
                 ActionState::Waiting
             } else {
                 ActionState::Idle
             };
         }
+        let statuses: Vec<ActionStatus> = actions.iter().map(|known| known.status.clone()).collect();
         drop(state);
-        if self.statuses != before {
-            (self.report)(self.statuses.clone());
+        if self.reported.as_ref() != Some(&statuses) {
+            self.reported = Some(statuses.clone());
+            (self.report)(statuses);
         }
     }
 }

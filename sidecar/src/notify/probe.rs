@@ -86,6 +86,19 @@ impl RotationProbe {
         Self { volumes, swaps: 0, consumers: BTreeMap::new(), least_apart }
     }
 
+    /// Takes up a volume, with nothing to tell of it yet; one that is there stays as it is.
+    pub fn add(&mut self, volume: &Path) {
+        self.volumes.entry(volume.to_owned()).or_default();
+    }
+
+    /// Drops a volume that nobody keeps any more, with what is yet to be told of it.
+    pub fn remove(&mut self, volume: &Path) {
+        self.volumes.remove(volume);
+        for consumer in self.consumers.values_mut() {
+            consumer.told.remove(volume);
+        }
+    }
+
     /// The set of a volume was replaced by another. Not to be called for a volume's first set:
     /// nobody has read an older one.
     pub fn changed(&mut self, volume: &Path) {
@@ -258,6 +271,23 @@ mod tests {
         // A volume that comes later is as any other.
         probe.changed(Path::new("/new"));
         assert_eq!(probe.ask("app", &[], t), rotated(&["/new"]));
+    }
+
+    #[test]
+    fn volumes_come_and_go() {
+        let (mut probe, t) = probe(0);
+        assert_eq!(probe.ask("app", &[], t), HEALTHY);
+        probe.add(Path::new("/new"));
+        assert_eq!(probe.ask("app", &["/new"], t), HEALTHY, "known before anything happens to it");
+        probe.changed(Path::new("/new"));
+        probe.add(Path::new("/new"));
+        assert_eq!(probe.ask("app", &["/new"], t), rotated(&["/new"]), "to be added again changes nothing");
+        probe.changed(Path::new("/w"));
+        probe.remove(Path::new("/w"));
+        assert_eq!(probe.ask("app", &[], t), HEALTHY);
+        assert!(probe.ask("app", &["/w"], t).is_err());
+        probe.add(Path::new("/w"));
+        assert_eq!(probe.ask("app", &["/w"], t), HEALTHY);
     }
 
     #[test]

@@ -56,7 +56,7 @@ async fn all_actions_are_told_in_their_order_and_once() {
     let log = dir.path().join("log");
     let touched = dir.path().join("touched");
     let write = |word: &str| sh(format!("echo {word} $COFFER_SWAPS $COFFER_CHANGED >> {}", log.display()));
-    let touch = Action { means: Means::Touch { path: touched.clone() }, first: false };
+    let touch = touch(&touched);
     let (notifier, mut reports, counters) = start(vec![write("one"), touch, write("two")]);
     assert!(reports.recv().await.unwrap().iter().all(|status| status.state == ActionState::Idle));
 
@@ -176,17 +176,35 @@ async fn an_unwanted_first_set_tells_nobody() {
 }
 
 #[tokio::test]
-async fn closing_lets_what_runs_finish_and_starts_nothing() {
+async fn closing_lets_what_runs_finish_and_tells_what_waits() {
     let dir = tempfile::tempdir().unwrap();
     let (begun, done) = (dir.path().join("begun"), dir.path().join("done"));
     let slow = sh(format!("touch {}; sleep 0.3; touch {}", begun.display(), done.display()));
     let later = dir.path().join("later");
-    let touch = Action { means: Means::Touch { path: later.clone() }, first: false };
-    let (notifier, mut reports, _) = start(vec![slow, touch]);
+    let (notifier, mut reports, _) = start(vec![slow, touch(&later)]);
     notifier.swapped(swap(false, &["a"]));
     until(&mut reports, |all| all[0].state == ActionState::Running).await;
     notifier.close(Duration::from_secs(10)).await;
-    assert!(begun.exists() && done.exists() && !later.exists());
+    assert!(begun.exists() && done.exists() && later.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_waits_for_no_debounce_and_tries_nothing_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (told, tried) = (dir.path().join("told"), dir.path().join("missing/tried"));
+    let on_change = OnChange { actions: vec![touch(&tried), touch(&told)], debounce: Duration::from_secs(60) };
+    let notifier = Notifier::start(Path::new("/v"), on_change, NotifyCounters::default(), |_| {});
+    notifier.swapped(swap(false, &["a"]));
+    let started = now();
+    notifier.close(Duration::from_secs(10)).await;
+    assert!(told.exists() && now() - started < Duration::from_secs(1));
+
+    let (unwanted, told) = (touch(&dir.path().join("unwanted")), dir.path().join("unwanted"));
+    let on_change = OnChange { actions: vec![unwanted], debounce: DEBOUNCE };
+    let notifier = Notifier::start(Path::new("/v"), on_change, NotifyCounters::default(), |_| {});
+    notifier.swapped(swap(true, &["a"]));
+    notifier.close(Duration::from_secs(10)).await;
+    assert!(!told.exists(), "the first set, which nobody asked to be told of");
 }
 
 #[tokio::test]
@@ -207,4 +225,74 @@ async fn closing_kills_what_does_not_finish() {
         assert!(started.elapsed() < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+fn touch(path: &Path) -> Action {
+    Action { means: Means::Touch { path: path.to_owned() }, first: false }
+}
+
+#[tokio::test]
+async fn a_changed_list_keeps_what_its_actions_have_yet_to_tell() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, go) = (dir.path().join("log"), dir.path().join("go"));
+    let fails = |timeout| Action {
+        means: Means::Exec {
+            program: "/bin/sh".into(),
+            arguments: vec![
+                "-c".into(),
+                format!("test -e {} && echo $COFFER_SWAPS $COFFER_CHANGED >> {}", go.display(), log.display()),
+            ],
+            timeout: Duration::from_secs(timeout),
+        },
+        first: false,
+    };
+    let gone = touch(&dir.path().join("gone"));
+    let (notifier, mut reports, counters) = start(vec![gone, fails(10)]);
+    notifier.swapped(swap(false, &["a"]));
+    until(&mut reports, |all| all[0].swaps == 1 && all[1].state == ActionState::Failing).await;
+
+    // One goes, one comes, and what stays does so at another place and with another time limit.
+    let new = dir.path().join("new");
+    notifier.change(OnChange { actions: vec![fails(20), touch(&new)], debounce: Duration::ZERO });
+    let statuses = until(&mut reports, |all| all[0].action == "exec /bin/sh").await;
+    assert_eq!((statuses[0].runs, statuses[0].failures), (1, 1), "what is known of it stays");
+    assert_eq!(statuses[1].runs, 0);
+    fs::write(&go, "").unwrap();
+    notifier.swapped(swap(false, &["b"]));
+    until(&mut reports, |all| all[0].swaps == 2 && all[1].swaps == 1).await;
+    assert_eq!(fs::read_to_string(&log).unwrap(), "2 a b\n");
+
+    let mut registry = prometheus_client::registry::Registry::default();
+    counters.register(&mut registry);
+    let shown = || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    };
+    let text = shown();
+    assert!(text.contains(r#"{volume="/v",action="exec /bin/sh",result="failed"} 1"#), "{text}");
+    assert!(text.contains(r#"{volume="/v",action="exec /bin/sh",result="ok"} 1"#), "{text}");
+    assert!(text.contains(&format!(r#"{{volume="/v",action="touch {}",result="ok"}} 1"#, new.display())), "{text}");
+    assert!(!text.contains("/gone"), "{text}");
+
+    notifier.change(OnChange::default());
+    assert!(until(&mut reports, <[_]>::is_empty).await.is_empty());
+    assert!(!shown().contains("volume="), "{}", shown());
+    notifier.swapped(swap(false, &["b"]));
+    notifier.close(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+async fn an_action_that_is_taken_out_while_it_runs_ends_in_peace_and_holds_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let (begun, done, later) = (dir.path().join("begun"), dir.path().join("done"), dir.path().join("later"));
+    let slow = sh(format!("touch {}; sleep 0.3; touch {}", begun.display(), done.display()));
+    let (notifier, mut reports, _) = start(vec![slow]);
+    notifier.swapped(swap(false, &["a"]));
+    until(&mut reports, |all| all[0].state == ActionState::Running).await;
+    notifier.change(OnChange { actions: vec![touch(&later)], debounce: DEBOUNCE });
+    notifier.swapped(swap(false, &["a"]));
+    let statuses = until(&mut reports, |all| all[0].swaps == 1).await;
+    assert!(done.exists() && later.exists());
+    assert_eq!((statuses.len(), statuses[0].runs), (1, 1));
 }

@@ -7,6 +7,8 @@ mod watch;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use coffer_runtime::process::ignores;
+use rustix::process::Signal;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
@@ -117,11 +119,30 @@ impl ReloadStatus {
     }
 }
 
+/// SIGHUP, which has the config read at once. Once made, it does not end the process.
+#[derive(Debug)]
+pub struct Hangup(Option<tokio::signal::unix::Signal>);
+
+impl Hangup {
+    /// Starts listening. Under `nohup` the signal stays ignored, for this process and those it starts.
+    #[must_use]
+    pub fn listen() -> Self {
+        Self((!ignores(Signal::HUP)).then(|| signal(SignalKind::hangup()).ok()).flatten())
+    }
+
+    async fn comes(&mut self) {
+        if let Some(signal) = &mut self.0
+            && signal.recv().await.is_some()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Keeps an engine at what a config file says, for ever. `started_with` is what it was started with.
-/// SIGHUP has the file read at once.
-pub async fn follow(file: ConfigFile, started_with: Config, orders: Orders, status: ReloadStatus) {
+pub async fn follow(file: ConfigFile, started_with: Config, orders: Orders, status: ReloadStatus, mut hangup: Hangup) {
     let mut watch = Watch::new();
-    let mut hangup = signal(SignalKind::hangup()).ok();
     // What the engine goes by; nothing while it goes by parts of two.
     let mut applied = Some(started_with.clone());
     let mut retry: Option<(Instant, Duration)> = None;
@@ -152,7 +173,7 @@ pub async fn follow(file: ConfigFile, started_with: Config, orders: Orders, stat
         };
         tokio::select! {
             () = watch.changed() => {}
-            () = hung_up(&mut hangup) => tracing::info!("SIGHUP: reading the config"),
+            () = hangup.comes() => tracing::info!("SIGHUP: reading the config"),
             () = at(retry.map(|(at, _)| at)) => continue,
         }
         retry = None;
@@ -190,15 +211,6 @@ async fn take_over(
     }
     status.taken_over(needs_restart);
     Ok(())
-}
-
-async fn hung_up(signal: &mut Option<tokio::signal::unix::Signal>) {
-    if let Some(signal) = signal
-        && signal.recv().await.is_some()
-    {
-        return;
-    }
-    std::future::pending().await
 }
 
 async fn at(time: Option<Instant>) {

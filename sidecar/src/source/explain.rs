@@ -62,7 +62,7 @@ impl FetchError {
                 self.cause.action
             ),
             (Class::NotFound, _) => {
-                format!("create it in {region}, or correct the name, the version or the region; `optional: true` lets the set do without")
+                format!("create it in {region}, or correct the name, the version or the region; a file with `optional: true` may be missing")
             }
             (Class::Invalid, "ScheduledForDeletion") => {
                 "restore it with `aws secretsmanager restore-secret`, or take it out of the configuration".to_owned()

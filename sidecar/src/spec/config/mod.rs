@@ -175,6 +175,8 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
     let rate_limits = top.take("rate_limits").and_then(|node| rate_limits(node, problems)).unwrap_or_default();
     let probes = top.take("probes").and_then(|node| address(&node, "probes", problems));
     let push = top.take("push").and_then(|node| push(node, problems));
+    // Also where they hold nothing but mistakes, which are told for themselves.
+    let has_others = top.has("env") || top.has("api");
     let api = top.take("api").and_then(|node| api(node, &inherited, listen.unwrap_or(DEFAULT_LISTEN), problems));
     let env = top.take("env").and_then(|node| env(node, &inherited, problems)).unwrap_or_default();
     let volumes = match top.take("volumes") {
@@ -187,7 +189,7 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
             volumes
         }
         None => {
-            if env.is_empty() && api.is_none() {
+            if !has_others {
                 problems.add(place, "there is no `volumes:`; add at least one volume with a `path` and `files`");
             }
             Vec::new()

@@ -76,12 +76,36 @@ volumes:
 }
 
 #[test]
+fn env_is_read_and_its_mistakes_are_its_own() {
+    let config = parse("env:\n  - {name: DB, from: 'secretsmanager:prod/db', select: password}\n").unwrap();
+    assert_eq!((config.env.len(), config.volumes.len()), (1, 0));
+    let entry = |text: &str| parse(&format!("env:\n  - {text}\n")).unwrap_err();
+    for (text, expected) in [
+        ("{name: DB}", "coffer.yaml:2:5: this variable has no `from`; add one, such as `secretsmanager:prod/db`"),
+        (
+            "{name: A=B, from: 'secretsmanager:a'}",
+            "coffer.yaml:2:12: `name`: the name of an environment variable may not hold `=` or NUL",
+        ),
+        (
+            "{name: DB, from: 'parameterstore:/a/'}",
+            "coffer.yaml:2:22: `/a/` gives many values, and a variable holds one; name one parameter, without the slash at the end",
+        ),
+        (
+            "{name: DB, from: 'secretsmanager:a'}\n  - {name: DB, from: 'secretsmanager:b'}",
+            "coffer.yaml:3:5: the variable `DB` stands already in line 2; remove one",
+        ),
+    ] {
+        assert_eq!(entry(text), expected.replace("`/a/`", "`parameterstore:/a/`"));
+    }
+}
+
+#[test]
 fn names_line_column_and_fix_of_every_kind_of_mistake() {
     let file = |line: &str| with_files(&format!("      - {line}\n"));
     for (text, expected) in [
         ("regoin: x\nvolumes: [{path: /v, files: [{name: a, from: 'secretsmanager:a'}]}]", "coffer.yaml:1:1: unknown key `regoin` in the config file; did you mean `region`?".to_owned()),
         (&file("{name: a, from: 'secretsmanager:a', formt: json}"), "coffer.yaml:5:45: unknown key `formt` in a file; did you mean `format`?".to_owned()),
-        (&file("{name: a, frm: 'secretsmanager:a'}"), "coffer.yaml:5:9: this file has no `from`; add a reference such as `secretsmanager:prod/db`\ncoffer.yaml:5:19: unknown key `frm` in a file; did you mean `from`?".to_owned()),
+        (&file("{name: a, frm: 'secretsmanager:a'}"), "coffer.yaml:5:9: this file has no `from`; add a reference such as `secretsmanager:prod/db`, or a `template`\ncoffer.yaml:5:19: unknown key `frm` in a file; did you mean `from`?".to_owned()),
         (&file("{name: ../a, from: 'secretsmanager:a'}"), "coffer.yaml:5:16: `name`: `..` may not be part of a file name: names starting with `..` are the publisher's own, and `.` names no file".to_owned()),
         (&file("{name: /a, from: 'secretsmanager:a'}"), "coffer.yaml:5:16: `name`: a file name is relative to the volume; remove the leading `/`".to_owned()),
         (&file("{name: a, from: 'secretsmanager:a', mode: '01777'}"), "coffer.yaml:5:51: `mode`: mode 1777 is over 0777: a secret file takes permission bits only".to_owned()),

@@ -115,8 +115,8 @@ fn check_names(place: Place, file: &FileSpec, before: &[(Place, FileSpec)], prob
     }
 }
 
-/// The values of a volume that templates may name.
-type Values = BTreeMap<String, Wanted>;
+/// The values of a volume that templates may name; `None` for one with a mistake, which is noted.
+type Values = BTreeMap<String, Option<Wanted>>;
 
 fn values(fields: &mut Fields, above: &Inherited, problems: &mut Problems) -> Values {
     let mut values = Values::new();
@@ -134,7 +134,8 @@ fn values(fields: &mut Fields, above: &Inherited, problems: &mut Problems) -> Va
             let fix = "use letters, digits and `_`, a digit not first, as a template can write it";
             problems.add(key.place, format!("`{}` cannot be the name of a value; {fix}", key.name));
         }
-        if let Some(wanted) = value(node, &key.name, above, problems) {
+        let wanted = value(node, &key.name, above, problems);
+        if is_name {
             values.insert(key.name, wanted);
         }
     }
@@ -252,10 +253,10 @@ fn read_template(
     };
     let name = text_of_name(&node, problems);
     let template = template?;
-    let mut used = Values::new();
+    let mut used = BTreeMap::new();
     for name in template.names() {
         match values.get(name) {
-            Some(wanted) => drop(used.insert(name.clone(), wanted.clone())),
+            Some(wanted) => used.extend(wanted.clone().map(|wanted| (name.clone(), wanted))),
             None => {
                 let hint = match nearest(name, values.keys().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
@@ -267,7 +268,7 @@ fn read_template(
             }
         }
     }
-    if used.is_empty() {
+    if template.names().is_empty() {
         problems.add(at, format!("`{what}` names no value of the volume; a file without a secret is none of Coffer's"));
     }
     Some((Naming::File(name?), Content::Template { template, values: used }))
