@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use bed::{Fault, Rule, SetReader, Signal, eventually};
 use serde_json::Value;
 
-use crate::fixture::{Fixture, SOON, Sidecar};
+use crate::fixture::{Fixture, SOON, Sidecar, ends_with};
 
 async fn config_status(sidecar: &Sidecar) -> Result<Value> {
     let (_, body) = sidecar.get("/status").await?;
@@ -154,6 +154,146 @@ async fn a_fault_while_a_new_file_is_fetched_is_sat_out() -> Result<()> {
     fixture.holds("new", "two").await?;
     config_is(&sidecar, "current").await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_volume_goes_only_when_all_that_takes_its_place_is_there() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    fixture.config("1s", ["{name: db, from: 'secretsmanager:prod/db'}"])?;
+    let sidecar = fixture.ready().await?;
+    let old = fs::read_to_string(fixture.config_path())?;
+
+    let moved = fixture.volume_text("moved", ["{name: new, from: 'secretsmanager:prod/new'}"]);
+    fixture.write_config(&format!("refresh: 1s\nvolumes:\n{moved}"))?;
+    sidecar.process.wait_for_stderr("prod/new", SOON).await?;
+    // The volume that cannot be filled yet makes the one in place neither vanish nor unready nor stale.
+    fixture.aws.put_secret_value("prod/db", "two").await?;
+    fixture.holds("db", "two").await?;
+    ensure!(sidecar.get("/readyz").await? == (200, "ready\n".to_owned()));
+    let listen = format!("--listen={}", fixture.listen());
+    ends_with(&fixture.coffer().args(["status", "--quiet", &listen]).start()?, 0).await?;
+    config_is(&sidecar, "failing").await?;
+    ensure!(fixture.read("db")? == "two");
+
+    // Who takes the mistake back finds everything as it was.
+    fixture.write_config(&old)?;
+    config_is(&sidecar, "current").await?;
+    ensure!(fixture.read("db")? == "two");
+    ensure!(!sidecar.process.stderr().contains("no longer in the config"), "{}", sidecar.process.stderr());
+
+    fixture.aws.create_secret("prod/new", "here").await?;
+    fixture.write_config(&format!("refresh: 1s\nvolumes:\n{moved}"))?;
+    eventually(SOON, async || {
+        ensure!(fs::read_to_string(fixture.path("moved/new"))? == "here");
+        ensure!(fixture.read("db").is_err(), "the old volume is still there");
+        Ok(())
+    })
+    .await?;
+    config_is(&sidecar, "current").await?;
+
+    // One inside the other has no place before the other is gone, and the other way round.
+    for name in ["moved/inner", "moved"] {
+        let volume = fixture.volume_text(name, ["{name: db, from: 'secretsmanager:prod/db'}"]);
+        fixture.write_config(&format!("refresh: 1s\nvolumes:\n{volume}"))?;
+        eventually(SOON, async || {
+            ensure!(fs::read_to_string(fixture.path(name).join("db"))? == "two");
+            Ok(())
+        })
+        .await?;
+        config_is(&sidecar, "current").await?;
+    }
+    ensure!(!fixture.path("moved/inner/db").exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_config_that_leaves_nothing_to_publish_takes_nothing_away() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    fixture.config("1h", ["{name: db, from: 'secretsmanager:prod/db'}"])?;
+    let sidecar = fixture.ready().await?;
+    for text in ["env:\n  - {name: DB, from: 'secretsmanager:prod/db'}\n", "api: {}\n"] {
+        fixture.write_config(text)?;
+        let status = config_is(&sidecar, "failing").await?;
+        ensure!(status["why"].as_str().is_some_and(|why| why.contains("no volume is left")), "{status:#}");
+        ensure!(fixture.read("db")? == "one");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn actions_that_are_no_longer_wanted_are_no_longer_shown_and_the_others_are() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    let volume = fixture.volume_text("volume", ["{name: db, from: 'secretsmanager:prod/db'}"]);
+    let with = |names: &[&str]| {
+        let touch = |name: &&str| format!("      - touch: {}\n", fixture.path(name).display());
+        let actions: String = names.iter().map(touch).collect();
+        let on_change = if names.is_empty() { String::new() } else { format!("    on_change:\n{actions}") };
+        fixture.write_config(&format!("refresh: 1h\nvolumes:\n{volume}{on_change}"))
+    };
+    with(&["stays", "goes"])?;
+    let sidecar = fixture.ready().await?;
+    for names in [vec!["stays"], vec![], vec!["stays", "comes"]] {
+        with(&names)?;
+        let paths: Vec<String> = names.iter().map(|name| fixture.path(name).display().to_string()).collect();
+        eventually(SOON, async || {
+            let status = sidecar.status().await?;
+            let shown = status["on_change"].as_array().context("no list")?;
+            ensure!(shown.len() == paths.len(), "{status:#}");
+            let (_, metrics) = sidecar.get("/metrics").await?;
+            let counted = |path: &String| {
+                metrics.lines().any(|line| line.starts_with("coffer_notifications_total") && line.contains(path))
+            };
+            ensure!(paths.iter().all(counted), "{metrics}");
+            ensure!(!counted(&fixture.path("goes").display().to_string()), "{metrics}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn sighup_before_the_first_set_ends_nothing() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    let stuck = fixture.proxy.fault(Rule::new(Fault::AccessDenied));
+    fixture.config("1h", ["{name: db, from: 'secretsmanager:prod/db'}"])?;
+    let sidecar = fixture.start()?;
+    sidecar.process.wait_for_stderr("trying again", SOON).await?;
+    sidecar.process.signal(Signal::HUP)?;
+    fixture.proxy.clear_fault(stuck);
+    sidecar.ready().await
+}
+
+#[tokio::test]
+async fn a_config_behind_a_link_is_followed_where_it_is() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.aws.create_secret("prod/db", "one").await?;
+    let folder = fixture.path("elsewhere");
+    fs::create_dir(&folder)?;
+    let text = |name: &str| {
+        let file = format!("{{name: {name}, from: 'secretsmanager:prod/db'}}");
+        format!("refresh: 1h\nvolumes:\n{}", fixture.volume_text("volume", [file]))
+    };
+    fs::write(folder.join("real.yaml"), text("first"))?;
+    let links = fixture.path("links");
+    fs::create_dir(&links)?;
+    symlink(folder.join("real.yaml"), links.join("coffer.yaml"))?;
+    let listen = format!("--listen={}", fixture.listen());
+    let program = fixture.coffer().args(["run", "--config"]).arg(links.join("coffer.yaml")).arg(listen);
+    let sidecar = fixture.start_as(program)?;
+    sidecar.ready().await?;
+    // Longer than the start takes, and shorter than the slow look that stands beside the watch.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    fs::write(folder.join("real.yaml"), text("second"))?;
+    eventually(Duration::from_secs(10), async || {
+        ensure!(fixture.read("second")? == "one");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

@@ -197,6 +197,7 @@ impl Service {
         let api = self.api.as_ref().map(|(_, api)| api.clone());
         status_route(move || {
             serde_json::json!({
+                "ready": status.ready().is_ok(),
                 "volumes": status.volumes(),
                 "config": reloads.as_ref().map(ReloadStatus::get),
                 "push": push.as_ref().map(PushHandle::snapshot),

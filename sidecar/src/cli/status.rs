@@ -60,9 +60,8 @@ impl Show {
                 std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
             answer(&Report { now: unix_now(), coloured }.of(&body));
         }
-        // Nothing to publish, as for a process that only answers its API, is nothing amiss.
-        let ready = list(&body["volumes"]).iter().all(|volume| volume["published"] == true);
-        if ready { Exit::Done } else { Exit::Failed }
+        // As /readyz has it: a volume that a new config is still to bring makes nothing unready.
+        if body["ready"] == true { Exit::Done } else { Exit::Failed }
     }
 }
 

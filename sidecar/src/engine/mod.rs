@@ -157,8 +157,9 @@ impl Orders {
     }
 
     /// Keeps these volumes from now on: those that are new once they are published (within `limit`),
-    /// changed ones once their new set is in place, and what is missing no longer. Each volume for
-    /// itself: one that fails stays as it was, and is named in the error.
+    /// changed ones once their new set is in place, and what is missing no longer, once all that is
+    /// there to take its place. Each volume for itself: one that fails stays as it was, and is named
+    /// in the error.
     pub async fn reform(&self, volumes: Vec<VolumeSpec>, limit: Duration) -> Result<(), ReformError> {
         let (done, answer) = oneshot::channel();
         let ended = || ReformError(vec!["the engine has ended".to_owned()]);
@@ -299,17 +300,17 @@ impl Running {
     ) {
         let shared = self.shared.clone();
         let wanted: Vec<PathBuf> = volumes.iter().map(|volume| volume.path.clone()).collect();
+        self.volumes.retain(|_, orders| !orders.is_closed());
         let stays = |path: &PathBuf| wanted.contains(path) || self.pinned.contains(path);
         let (kept, removed): (BTreeMap<_, _>, BTreeMap<_, _>) =
             self.volumes.clone().into_iter().partition(|(path, _)| stays(path));
-        self.volumes.retain(|path, _| stays(path));
+        // What is no longer wanted goes last, so that a config of which nothing can be had takes nothing
+        // away. Only what stands where a new volume shall be has to make room for it.
+        let (in_the_way, removed): (BTreeMap<_, _>, BTreeMap<_, _>) = removed
+            .into_iter()
+            .partition(|(path, _)| wanted.iter().any(|new| !kept.contains_key(new) && overlap(path, new)));
         tokio::spawn(async move {
-            for (path, orders) in removed {
-                // One whose task has ended is gone already.
-                let _ = orders.send(Order::Remove).await;
-                orders.closed().await;
-                shared.forget(&path);
-            }
+            remove(in_the_way, &shared).await;
             let mut changes = JoinSet::new();
             for volume in volumes {
                 let (kept, shared, opened) = (kept.get(&volume.path).cloned(), shared.clone(), opened.clone());
@@ -325,6 +326,7 @@ impl Running {
             let failed: Vec<String> = changes.join_all().await.into_iter().filter_map(Result::err).collect();
             if failed.is_empty() {
                 shared.status.expect(wanted);
+                remove(removed, &shared).await;
             }
             // Whoever asked may have ended.
             let _ = done.send(if failed.is_empty() { Ok(()) } else { Err(ReformError(failed)) });
@@ -335,6 +337,23 @@ impl Running {
 fn open(spec: VolumeSpec, shared: &Shared) -> Result<Keeper, VolumeError> {
     let options = Options { path: spec.path.clone(), owner: spec.owner, allow_disk: shared.allow_disk };
     Keeper::open(spec, Box::new(Directory::open(options)?), shared.clone())
+}
+
+/// Has the keepers of these volumes end and take the files away.
+async fn remove(volumes: BTreeMap<PathBuf, mpsc::Sender<Order>>, shared: &Shared) {
+    for (path, orders) in volumes {
+        // One whose task has ended is gone already.
+        let _ = orders.send(Order::Remove).await;
+        orders.closed().await;
+        shared.forget(&path);
+    }
+}
+
+/// Whether one of two volumes lies in the other, by whatever links.
+fn overlap(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let (one, other) = (real(one), real(other));
+    one.starts_with(&other) || other.starts_with(&one)
 }
 
 async fn reform_one(orders: &mpsc::Sender<Order>, volume: VolumeSpec) -> Result<(), String> {

@@ -43,7 +43,7 @@ pub struct Reloads {
     pub loaded_at: SystemTime,
     /// How often another config was taken over.
     pub reloads: u64,
-    /// How often that failed, each config counted once.
+    /// How often that failed, each config and each reason counted once.
     pub failures: u64,
     /// Settings of the file that a restart would take over.
     pub needs_restart: Vec<&'static str>,
@@ -89,13 +89,16 @@ impl ReloadStatus {
     fn failed(&self, text: &str) -> bool {
         let mut status = self.inner();
         let since = match &status.state {
-            ConfigState::Failing { why, .. } if why == text => return false,
             ConfigState::Failing { since, .. } => *since,
             ConfigState::Current => SystemTime::now(),
         };
-        status.failures += 1;
+        let news = match &status.state {
+            ConfigState::Failing { why, .. } => without_request_ids(why) != without_request_ids(text),
+            ConfigState::Current => true,
+        };
+        status.failures += u64::from(news);
         status.state = ConfigState::Failing { since, why: text.to_owned() };
-        true
+        news
     }
 
     fn taken_over(&self, needs_restart: Vec<&'static str>) {
@@ -151,6 +154,10 @@ pub async fn follow(file: ConfigFile, started_with: Config, orders: Orders, stat
                 status.is_current();
                 Ok(())
             }
+            Ok(config) if is_void(&config, &started_with) => {
+                let path = file.path().display();
+                Err((format!("{path}: no volume is left; keep one, or restart to have only `api` or `env`"), false))
+            }
             Ok(config) => take_over(&config, &started_with, &orders, &status, &mut applied).await,
             Err(error) => Err((error.to_string(), false)),
         };
@@ -171,6 +178,18 @@ pub async fn follow(file: ConfigFile, started_with: Config, orders: Orders, stat
         }
         retry = None;
     }
+}
+
+/// Whether nothing would be left to do, as `run` refuses it at its start.
+fn is_void(config: &Config, started_with: &Config) -> bool {
+    config.volumes.is_empty() && !started_with.volumes.is_empty() && started_with.api.is_none()
+}
+
+/// What AWS says of each request alone is no news.
+fn without_request_ids(text: &str) -> String {
+    let mut pieces = text.split(" (request id ");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |whole, piece| whole + piece.split_once(')').map_or("", |(_, rest)| rest))
 }
 
 /// The error is why not, and whether that may pass by itself.
@@ -198,5 +217,21 @@ async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_failure_of_another_request_is_no_news() {
+        let status = ReloadStatus::new(&ConfigFile::new("coffer.yaml"));
+        assert!(status.failed("/a: no such secret (request id 1); create it; /b: denied (request id 2)"));
+        assert!(!status.failed("/a: no such secret (request id 3); create it; /b: denied (request id 4)"));
+        assert!(status.failed("/a: no such secret (request id 5); create it"));
+        let known = status.get();
+        assert_eq!(known.failures, 2);
+        assert!(matches!(known.state, ConfigState::Failing { why, .. } if why.contains("(request id 5)")));
     }
 }

@@ -43,9 +43,12 @@ impl Watch {
     /// Watches these files from now on; a change since their stamps were taken counts.
     ///
     /// It is their folders that are watched: a ConfigMap's files change by a rename of the `..data`
-    /// link beside them, and a watch on the file itself would never hear of it.
+    /// link beside them, and a watch on the file itself would never hear of it. Where a link leads elsewhere,
+    /// the folder there is watched too.
     pub(super) fn set(&mut self, files: Vec<Stamp>) {
-        let folders: BTreeSet<PathBuf> = files.iter().map(|file| folder(file.path())).collect();
+        let real = files.iter().filter_map(|file| file.path().canonicalize().ok());
+        let folders: BTreeSet<PathBuf> =
+            files.iter().map(|file| folder(file.path())).chain(real.map(|file| folder(&file))).collect();
         self.stamps = files;
         let Some(watcher) = &mut self.watcher else { return };
         for gone in self.folders.difference(&folders) {

@@ -102,6 +102,11 @@ impl FromStr for Reference {
         if let Some(bad) = text.chars().find(|c| c.is_control() || c.is_whitespace()) {
             return Err(ReferenceError(format!("`{}` may not hold {bad:?}", text.escape_debug())));
         }
+        if let Some((reference, field)) = text.split_once('#') {
+            return Err(ReferenceError(format!(
+                "`{text}` may not hold '#'; the field `{field}` of `{reference}` is chosen with `select`"
+            )));
+        }
         let (store, name) = split_store(whole)?;
         match store {
             Store::Secrets => secret(name, &Selectors::parse(query, &["stage", "version"], store)?).map(Self::Secret),
@@ -225,6 +230,12 @@ fn arn_store(arn: &str) -> Result<Store, ReferenceError> {
 fn secret(id: &str, selectors: &Selectors<'_>) -> Result<SecretRef, ReferenceError> {
     if id.is_empty() {
         return Err(ReferenceError("the secret's name is missing after `secretsmanager:`".to_owned()));
+    }
+    if let Some(rest) = id.strip_prefix("arn:").and_then(|arn| arn.splitn(7, ':').nth(6)) {
+        return Err(ReferenceError(format!(
+            "`:{rest}` after the ARN of a secret, as ECS has it, is not known; write `select` for a field of JSON, and \
+             `?stage=` or `?version=` for a version"
+        )));
     }
     if !id.starts_with("arn:") {
         check_characters(id, "/_+=.@-!", "a secret's name")?;
@@ -426,6 +437,15 @@ mod tests {
                 "`/a/` names every parameter under a path, and `?version=` one version of one parameter; keep one of them",
             ),
             ("secretsmanager:a b", "`secretsmanager:a b` may not hold ' '"),
+            (
+                "secretsmanager:a#user",
+                "`secretsmanager:a#user` may not hold '#'; the field `user` of `secretsmanager:a` is chosen with `select`",
+            ),
+            (
+                "arn:aws:secretsmanager:eu-west-1:123456789012:secret:a-AbCdEf:user::",
+                "`:user::` after the ARN of a secret, as ECS has it, is not known; write `select` for a field of JSON, and \
+                 `?stage=` or `?version=` for a version",
+            ),
             ("secretsmanager:a*", "`a*`: a secret's name may not hold '*'"),
             ("arn:aws:s3:::bucket", "`arn:aws:s3:::bucket`: an ARN names a region and a 12-digit account"),
             (

@@ -69,11 +69,25 @@ pub(super) fn parse(text: &str) -> Result<Node, (Place, String)> {
     })
 }
 
-/// The parser's own message without the place, which is told apart.
+/// The parser's own message without the place, which is told apart; with the fix where it is clear, and in
+/// our words where its own are for programmers.
 fn plain_message(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    first.split(" at line ").next().unwrap_or(first).trim_start_matches("error: ").to_owned()
+    let message = first.split(" at line ").next().unwrap_or(first).trim_start_matches("error: ");
+    if let Some(twice) = message.strip_prefix("duplicate mapping key: ") {
+        let key = twice.split(", set ").next().unwrap_or(twice);
+        return format!("duplicate key `{key}`; keep one of them");
+    }
+    let fix = match message {
+        _ if message.starts_with("multiple YAML documents") => {
+            return "a second document starts here; a config is one: remove the `---`".to_owned();
+        }
+        _ if message.starts_with("tabs disallowed") => "; indent with spaces",
+        _ if message.starts_with("mapping values are not allowed") => "; a text with `: ` in it needs quotes",
+        _ => "",
+    };
+    format!("{message}{fix}")
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -154,5 +168,25 @@ impl<'de> Visitor<'de> for KindVisitor {
             entries.push((Key { place, name: key.value }, map.next_value()?));
         }
         Ok(Kind::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_is_no_yaml_is_told_with_its_fix() {
+        for (text, expected) in [
+            ("a: 1\na: 2\n", "duplicate key `a`; keep one of them"),
+            ("a: 1\n---\nb: 2\n", "a second document starts here; a config is one: remove the `---`"),
+            ("a:\n\t- b\n", "tabs disallowed within this context (block indentation); indent with spaces"),
+            (
+                "from: secretsmanager: prod/db\n",
+                "mapping values are not allowed in this context; a text with `: ` in it needs quotes",
+            ),
+        ] {
+            let (place, found) = super::parse(text).unwrap_err();
+            assert_eq!(found, expected, "{text:?}");
+            assert!(place.line > 0, "{text:?}");
+        }
     }
 }
