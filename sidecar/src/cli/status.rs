@@ -201,6 +201,10 @@ impl Report {
             let since = config["since"].as_u64().map(|since| format!(" for {}", self.age(since))).unwrap_or_default();
             lines.push(format!("{path}: {failing}{since}, going on with the one from before: {}", text(config, "why")));
         }
+        if config["state"] == "pending" {
+            let since = config["since"].as_u64().map(|since| format!(" for {}", self.age(since))).unwrap_or_default();
+            lines.push(format!("{path}: being taken over{since}; what it asks for is not all here yet"));
+        }
         let restart: Vec<&str> = list(&config["needs_restart"]).iter().filter_map(Value::as_str).collect();
         if !restart.is_empty() {
             lines.push(format!("{path}: restart to take over {}", restart.join(", ")));

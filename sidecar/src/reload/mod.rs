@@ -21,7 +21,7 @@ use crate::spec::Config;
 
 /// A volume that is new gets this long for its first set before it counts as failed, and is tried
 /// again.
-const FIRST_SET: Duration = Duration::from_secs(30);
+const FIRST_SET: Duration = Duration::from_secs(10);
 /// What could not be taken over is tried again after this long, and then ever more seldom.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(120);
@@ -55,6 +55,12 @@ pub struct Reloads {
 pub enum ConfigState {
     /// They are the same.
     Current,
+    /// It is good, and what it asks for is being fetched; until then Coffer goes by an earlier one.
+    Pending {
+        /// Since when, in seconds since 1970.
+        #[serde(serialize_with = "seconds_of")]
+        since: SystemTime,
+    },
     /// Coffer goes by an earlier one.
     Failing {
         /// Since when, in seconds since 1970.
@@ -89,16 +95,24 @@ impl ReloadStatus {
     fn failed(&self, text: &str) -> bool {
         let mut status = self.inner();
         let since = match &status.state {
-            ConfigState::Failing { since, .. } => *since,
+            ConfigState::Failing { since, .. } | ConfigState::Pending { since } => *since,
             ConfigState::Current => SystemTime::now(),
         };
         let news = match &status.state {
             ConfigState::Failing { why, .. } => without_request_ids(why) != without_request_ids(text),
-            ConfigState::Current => true,
+            ConfigState::Current | ConfigState::Pending { .. } => true,
         };
         status.failures += u64::from(news);
         status.state = ConfigState::Failing { since, why: text.to_owned() };
         news
+    }
+
+    /// Another config is being taken over. One that failed goes on failing until it is.
+    fn is_pending(&self) {
+        let mut status = self.inner();
+        if status.state == ConfigState::Current {
+            status.state = ConfigState::Pending { since: SystemTime::now() };
+        }
     }
 
     fn taken_over(&self, needs_restart: Vec<&'static str>) {
@@ -201,6 +215,7 @@ async fn take_over(
     applied: &mut Option<Config>,
 ) -> Result<(), (String, bool)> {
     *applied = None;
+    status.is_pending();
     orders.reform(config.volumes.clone(), FIRST_SET).await.map_err(|error| (error.to_string(), true))?;
     *applied = Some(config.clone());
     let needs_restart = config.differing_beside_volumes(started_with);

@@ -12,8 +12,10 @@ use tokio::time::sleep;
 
 use super::file::Stamp;
 
-/// A writer that goes file by file is given this long to end.
-const SETTLE: Duration = Duration::from_millis(50);
+/// Who writes piece by piece or file by file is done once nothing has changed for so long…
+const SETTLE: Duration = Duration::from_millis(100);
+/// …or is not waited for any longer after so many of these: what is read then is checked as ever.
+const SETTLES_MAX: usize = 20;
 /// How often to look without being told: inotify has limits, and some filesystems tell nothing.
 const POLL: Duration = Duration::from_secs(15);
 
@@ -64,12 +66,24 @@ impl Watch {
     pub(super) async fn changed(&self) {
         loop {
             if self.stamps.iter().any(Stamp::is_outdated) {
-                return sleep(SETTLE).await;
+                return self.settled().await;
             }
             tokio::select! {
                 () = self.told.notified() => {}
                 () = sleep(POLL) => {}
             }
+        }
+    }
+
+    /// Waits until the writer of a change is done with it.
+    async fn settled(&self) {
+        let mut seen: Vec<Stamp> = self.stamps.iter().map(|stamp| Stamp::of(stamp.path())).collect();
+        for _ in 0..SETTLES_MAX {
+            sleep(SETTLE).await;
+            if !seen.iter().any(Stamp::is_outdated) {
+                return;
+            }
+            seen = seen.iter().map(|stamp| Stamp::of(stamp.path())).collect();
         }
     }
 }
