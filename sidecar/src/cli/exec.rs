@@ -15,12 +15,8 @@ use coffer::child::{
 use coffer::engine::{Engine, Handoff, Orders, Told, orders};
 use coffer::file::{FileName, Mode, Owner};
 use coffer::journal::Journal;
-use coffer::push::{Change, Subject};
 use coffer::reload::ConfigFile;
-use coffer::spec::{
-    Config, Content, EnvName, EnvSpec, FileSpec, Naming, OnChange, ParameterRef, PathRef, Reference, SecretRef,
-    VolumeSpec, from_environment,
-};
+use coffer::spec::{Config, Content, EnvName, EnvSpec, FileSpec, Naming, OnChange, VolumeSpec, from_environment};
 use coffer_runtime::process::Exit;
 use coffer_runtime::telemetry::{LogLevel, init_logs};
 use tokio::runtime::Runtime;
@@ -341,15 +337,12 @@ impl Exec {
     /// What is to happen at a rotation: what holds the same secret elsewhere, or another that rotates
     /// with it, is looked at too, so that one restart takes all of it.
     fn look_at_the_rest(&self, config: &Config, env: &[EnvSpec], orders: &Orders) -> impl Fn() + use<> {
-        let of_volumes = config.volumes.iter().flat_map(|volume| &volume.files).flat_map(|file| file.content.wanted());
-        let references = of_volumes.chain(env.iter().map(|spec| &spec.wanted)).map(|wanted| &wanted.reference);
         let places = config.volumes.len() + usize::from(!env.is_empty());
         let together = places > 1 && matches!(self.restart, When::OnRotation);
-        let changes: Vec<Change> = if together { references.map(change_of).collect() } else { Vec::new() };
         let orders = orders.clone();
         move || {
-            if !changes.is_empty() {
-                orders.look(changes.clone(), Duration::ZERO);
+            if together {
+                orders.look_at_everything();
             }
         }
     }
@@ -400,26 +393,6 @@ fn fail(Failure(code, text): &Failure) -> ExitCode {
     ExitCode::from(*code)
 }
 
-/// As if an event had told of a change of it.
-fn change_of(reference: &Reference) -> Change {
-    let subject = match reference {
-        Reference::Secret(SecretRef { id, .. }) if id.starts_with("arn:") => {
-            Subject::Secret { name: None, arn: Some(id.clone()) }
-        }
-        Reference::Secret(SecretRef { id, .. }) => Subject::Secret { name: Some(id.clone()), arn: None },
-        Reference::Parameter(ParameterRef { name, .. }) => {
-            let arn = name.starts_with("arn:").then(|| name.clone());
-            let name = name.split_once(":parameter/").map_or(name.as_str(), |(_, name)| name);
-            Subject::Parameter { name: name.to_owned(), arn }
-        }
-        // Any parameter below it will do.
-        Reference::Path(PathRef { path, .. }) => {
-            Subject::Parameter { name: format!("{}/x", path.trim_end_matches('/')), arn: None }
-        }
-    };
-    Change { subject, region: None, account: None, version: None, label: None }
-}
-
 /// Names of variables by the names that their values have in the set.
 type Names = BTreeMap<FileName, EnvName>;
 
@@ -451,30 +424,4 @@ fn volume(env: Vec<EnvSpec>, refresh: Duration) -> Result<(VolumeSpec, Names), F
         on_change: OnChange::default(),
     };
     Ok((spec, names))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_reference_is_named_by_its_own_change() {
-        let references = [
-            "secretsmanager:prod/db",
-            "secretsmanager:prod/db?stage=AWSPREVIOUS",
-            "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-AbCdEf",
-            "parameterstore:/prod/level",
-            "parameterstore:/prod/level?label=live",
-            "parameterstore:plain",
-            "arn:aws:ssm:eu-west-1:123456789012:parameter/prod/level",
-            "parameterstore:/prod/",
-            "parameterstore:/",
-        ];
-        for text in references {
-            let reference: Reference = text.parse().unwrap();
-            assert!(change_of(&reference).names(&reference, None, "eu-west-1"), "{text}");
-        }
-        let change = change_of(&references[0].parse().unwrap());
-        assert!(!change.names(&"secretsmanager:prod/other".parse().unwrap(), None, "eu-west-1"));
-    }
 }

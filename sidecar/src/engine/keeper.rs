@@ -14,7 +14,7 @@ use super::destination::Destination;
 use super::entry::{Entry, News, Pushed};
 use super::recipe::{MakeError, can_be_carried, make, version_in_place};
 use super::round::{Failure, NOT_PUBLISHED, Round, Seen, Settled, arn, digest, version};
-use super::{Shared, StartError};
+use super::{Hint, Shared, StartError};
 use crate::digest::Key;
 use crate::file::FileName;
 use crate::journal::{Cause, Event, PublishedFile};
@@ -61,8 +61,8 @@ pub(super) struct Keeper {
 
 /// What a keeper that runs may be told to do.
 pub(super) enum Order {
-    /// Look at what these changes are about, from this moment on.
-    Look(Arc<[Change]>, SystemTime),
+    /// Look at what this is about, at that moment.
+    Look(Hint, SystemTime),
     /// Keep this specification from now on, of the same path, if its set can be published; the
     /// answer is why it cannot.
     Become(Box<VolumeSpec>, oneshot::Sender<Result<(), String>>),
@@ -161,7 +161,7 @@ impl Keeper {
                 match order {
                     None if self.wait_for_look().is_zero() => self.refresh().await,
                     None => {}
-                    Some(Order::Look(changes, at)) => self.hurry(&changes, at),
+                    Some(Order::Look(hint, at)) => self.hurry(&hint, at),
                     Some(Order::Become(spec, done)) => {
                         // Whoever asked may have gone: the volume is as they wanted it all the same.
                         let _ = done.send(self.reform(*spec).await);
@@ -215,8 +215,8 @@ impl Keeper {
         self.tell();
     }
 
-    /// Has the next look at what `changes` are about come at `at`.
-    fn hurry(&mut self, changes: &[Change], at: SystemTime) {
+    /// Has the next look at what `hint` is about come at `at`.
+    fn hurry(&mut self, hint: &Hint, at: SystemTime) {
         for (wanted, entry) in &mut self.entries {
             let seen = entry.seen.as_ref();
             let region = wanted.access.region.as_deref().unwrap_or(self.shared.source.region());
@@ -224,8 +224,14 @@ impl Keeper {
                 change.version.is_some() && change.version.as_ref() == seen.map(|seen| &seen.version)
             };
             let arn = seen.and_then(|seen| seen.arn.as_deref());
-            let news = |change: &&Change| change.names(&wanted.reference, arn, region);
-            if changes.iter().filter(|change| !known(change)).any(|change| news(&change)) {
+            let concerned = match hint {
+                Hint::Everything => true,
+                Hint::Changes(changes) => changes
+                    .iter()
+                    .filter(|change| !known(change))
+                    .any(|change| change.names(&wanted.reference, arn, region)),
+            };
+            if concerned {
                 entry.due = entry.due.min(at);
                 entry.pushed = Some(Pushed { looks: LOOKS_IN_VAIN });
             }

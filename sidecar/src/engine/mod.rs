@@ -99,8 +99,17 @@ pub struct Orders(mpsc::Sender<Command>);
 
 /// What the engine is told by way of [`Orders`].
 enum Command {
-    Look(Arc<[Change]>, SystemTime),
+    Look(Hint, SystemTime),
     Reform(Vec<VolumeSpec>, Duration, oneshot::Sender<Result<(), ReformError>>),
+}
+
+/// What is to be looked at sooner than it is due.
+#[derive(Clone)]
+enum Hint {
+    /// All there is.
+    Everything,
+    /// What these changes are about.
+    Changes(Arc<[Change]>),
 }
 
 /// Where [`Orders`] arrive.
@@ -150,7 +159,16 @@ pub fn orders() -> (Orders, Inbox) {
 impl Orders {
     /// Has everything that these changes are about looked at after `delay`.
     pub fn look(&self, changes: Vec<Change>, delay: Duration) {
-        let command = Command::Look(changes.into(), SystemTime::now() + delay);
+        self.hurry(Hint::Changes(changes.into()), delay);
+    }
+
+    /// Has everything looked at at once.
+    pub fn look_at_everything(&self) {
+        self.hurry(Hint::Everything, Duration::ZERO);
+    }
+
+    fn hurry(&self, hint: Hint, delay: Duration) {
+        let command = Command::Look(hint, SystemTime::now() + delay);
         let orders = self.0.clone();
         // Never waits where it is called; a queue may be read on meanwhile.
         tokio::spawn(async move { orders.send(command).await });
@@ -240,7 +258,7 @@ impl Engine {
                 Some(ended) = running.tasks.join_next() => ended.map_err(|_| KeeperLost)?,
                 Some(keeper) = new.recv() => running.keep(keeper),
                 Some(command) = inbox.0.recv() => match command {
-                    Command::Look(changes, at) => running.look(&changes, at),
+                    Command::Look(hint, at) => running.look(&hint, at),
                     Command::Reform(volumes, limit, done) => running.reform(volumes, limit, done, opened.clone()),
                 },
             }
@@ -282,10 +300,10 @@ impl Running {
     }
 
     /// Passes news on to every volume.
-    fn look(&self, changes: &Arc<[Change]>, at: SystemTime) {
+    fn look(&self, hint: &Hint, at: SystemTime) {
         for orders in self.volumes.values() {
-            let (changes, orders) = (Arc::clone(changes), orders.clone());
-            tokio::spawn(async move { orders.send(Order::Look(changes, at)).await });
+            let (hint, orders) = (hint.clone(), orders.clone());
+            tokio::spawn(async move { orders.send(Order::Look(hint, at)).await });
         }
     }
 
