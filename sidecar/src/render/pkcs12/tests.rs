@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::render::pem::tests::{Pki, inner_key};
-use crate::render::split;
+use crate::render::split_tls as split;
 
 fn stored(value: &serde_json::Value) -> Value {
     Value::Text(value.to_string().into())
