@@ -173,7 +173,14 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
         top.take("refresh").and_then(|node| duration(&node, "refresh", REFRESH, problems)).unwrap_or(DEFAULT_REFRESH);
     let listen = top.take("listen").and_then(|node| address(&node, "listen", problems));
     let rate_limits = top.take("rate_limits").and_then(|node| rate_limits(node, problems)).unwrap_or_default();
-    let probes = top.take("probes").and_then(|node| address(&node, "probes", problems));
+    let probes = top.take("probes").and_then(|node| {
+        let probes = address(&node, "probes", problems)?;
+        if probes == listen.unwrap_or(DEFAULT_LISTEN) {
+            let fix = "choose another port for one of them";
+            problems.add(node.place, format!("`probes: {probes}` is where `listen` serves names already; {fix}"));
+        }
+        Some(probes)
+    });
     let push = top.take("push").and_then(|node| push(node, problems));
     // Also where they hold nothing but mistakes, which are told for themselves.
     let has_others = top.has("env") || top.has("api");

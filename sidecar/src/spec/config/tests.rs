@@ -122,6 +122,7 @@ fn names_line_column_and_fix_of_every_kind_of_mistake() {
         ("volumes:\n  - path: /v\n    files: []", "coffer.yaml:3:12: this volume has no files; add at least one".to_owned()),
         ("volumes:\n  - path: v\n    files: [{name: a, from: 'secretsmanager:a'}]", "coffer.yaml:2:11: `path: v` is relative; write the absolute path of the volume's directory".to_owned()),
         ("refresh: 60\nvolumes: [{path: /v, files: [{name: a, from: 'secretsmanager:a'}]}]", "coffer.yaml:1:10: `refresh: 60` has no unit; write a number with a unit, such as `60s`, `5m` or `1h30m`".to_owned()),
+        ("probes: 127.0.0.1:9465\nvolumes: [{path: /v, files: [{name: a, from: 'secretsmanager:a'}]}]", "coffer.yaml:1:9: `probes: 127.0.0.1:9465` is where `listen` serves names already; choose another port for one of them".to_owned()),
         ("refresh: 10ms\nvolumes: [{path: /v, files: [{name: a, from: 'secretsmanager:a'}]}]", "coffer.yaml:1:10: `refresh` takes a time from 1s to 30days".to_owned()),
     ] {
         assert_eq!(parse(text).unwrap_err(), expected, "{text}");
