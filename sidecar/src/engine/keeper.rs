@@ -166,7 +166,10 @@ impl Keeper {
                         // Whoever asked may have gone: the volume is as they wanted it all the same.
                         let _ = done.send(self.reform(*spec).await);
                     }
-                    Some(Order::Remove) => return self.clear(),
+                    Some(Order::Remove) => {
+                        self.clear();
+                        return true;
+                    }
                 }
                 false
             };
@@ -291,13 +294,12 @@ impl Keeper {
         Err(why)
     }
 
-    /// Takes all files away; whether that could be done.
-    fn clear(&mut self) -> bool {
+    /// Takes all files away, if that can be done.
+    fn clear(&mut self) {
         match self.destination.publish(&RenderedSet::default()) {
             Ok(_) => tracing::info!(volume = %self.path().display(), "removed: no longer in the config"),
             Err(error) => tracing::error!("{error}; its files stay, and are no longer kept fresh"),
         }
-        true
     }
 
     /// Waits until no replaced set is left to be removed.

@@ -9,7 +9,6 @@ use aws_types::request_id::RequestId;
 use coffer_runtime::aws::{Aws, AwsError, CallObserver, Class, Credentials, UserAgent};
 use sqs::config::timeout::TimeoutConfig;
 use sqs::types::DeleteMessageBatchRequestEntry;
-use tokio::time::Instant;
 
 use super::explain::about_queue;
 
@@ -20,9 +19,6 @@ const BATCH_MAX: usize = 10;
 const HIDDEN_FOR: i32 = 30;
 /// A long poll is answered after up to 20 s; this is for the way there and back.
 const LONG_POLL_MARGIN: Duration = Duration::from_secs(10);
-/// A cut connection or a 5xx is tried once more at once, after up to this long. Long polls are cut
-/// by whatever on the way counts idle seconds.
-const SECOND_TRY: Duration = Duration::from_millis(150);
 
 const RECEIVE: &str = "sqs:ReceiveMessage";
 /// The permission that DeleteMessageBatch needs (Service Authorization Reference, Amazon SQS).
@@ -135,33 +131,11 @@ impl Queue {
         }
     }
 
-    /// Makes a call, with new credentials if the present ones are rejected, and once more if it
-    /// breaks on the way.
     async fn call<T, Fut>(&self, action: &'static str, ask: impl Fn() -> Fut) -> Result<T, AwsError>
     where
         Fut: Future<Output = Result<(T, Option<String>), AwsError>>,
     {
-        let mut renewed = false;
-        let mut again = false;
-        loop {
-            let keys = self.credentials.get().await?;
-            let started = Instant::now();
-            let result = ask().await;
-            let outcome = result.as_ref().map(|(_, request_id)| request_id.as_deref());
-            self.calls.called(action, outcome, started.elapsed());
-            match result {
-                Ok((answer, _)) => return Ok(answer),
-                Err(error) if error.class == Class::CredentialsRejected && !renewed => {
-                    tracing::info!(identity = self.who(), %error, "credentials not accepted; fetching new ones");
-                    self.credentials.reject(keys.access_key_id());
-                    renewed = true;
-                }
-                Err(error) if error.class == Class::Transient && error.code != "Timeout" && !again => {
-                    again = true;
-                    tokio::time::sleep(SECOND_TRY.mul_f64(fastrand::f64())).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        // One reader, a call at a time: there is nothing to wait for.
+        self.credentials.call(action, &*self.calls, || async {}, ask).await
     }
 }

@@ -21,9 +21,6 @@ use crate::spec::{ParameterRef, Reference, SecretRef};
 /// After a denied permission that has a substitute, how long the substitute is used before the
 /// permission is tried again: policies change.
 const DENIAL_KEPT: Duration = Duration::from_secs(3600);
-/// A cut connection or a 5xx is tried once more at once, after up to this long: most are over by
-/// then. Everything slower is the schedule's business.
-const SECOND_TRY: Duration = Duration::from_millis(150);
 
 /// Calls in the air at once. Each holds its share of memory; a rate of calls is not made higher by
 /// more of them.
@@ -351,38 +348,18 @@ impl Inner {
         }
     }
 
-    /// Makes a call, with new credentials if the present ones are rejected, and once more if it
-    /// breaks on the way.
+    /// Makes a call once there is a lane for it, within `budget`; see [`Credentials::call`].
     async fn call<T, Fut>(&self, action: &'static str, budget: &Budget, ask: impl Fn() -> Fut) -> Result<T, AwsError>
     where
         Fut: Future<Output = Result<(T, Option<String>), AwsError>>,
     {
-        let mut renewed = false;
-        let mut again = false;
-        loop {
-            let keys = self.credentials.get().await?;
+        let admit = || async {
             // Held to the end of the call; nobody closes a store's lanes.
             let lane = self.lanes.acquire().await;
             budget.spend().await;
-            let started = Instant::now();
-            let result = ask().await;
-            let outcome = result.as_ref().map(|(_, request_id)| request_id.as_deref());
-            self.calls.called(action, outcome, started.elapsed());
-            drop(lane);
-            match result {
-                Ok((answer, _)) => return Ok(answer),
-                Err(error) if error.class == Class::CredentialsRejected && !renewed => {
-                    tracing::info!(identity = self.credentials.label(), %error, "credentials not accepted; fetching new ones");
-                    self.credentials.reject(keys.access_key_id());
-                    renewed = true;
-                }
-                Err(error) if error.class == Class::Transient && error.code != "Timeout" && !again => {
-                    again = true;
-                    tokio::time::sleep(SECOND_TRY.mul_f64(fastrand::f64())).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+            lane
+        };
+        self.credentials.call(action, &*self.calls, admit, ask).await
     }
 
     /// Whether a permission may be tried: it was not denied of late.

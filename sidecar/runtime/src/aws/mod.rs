@@ -1,6 +1,7 @@
 //! One way to make AWS clients: region, endpoints, FIPS, dual stack, CA bundle, timeouts and user
 //! agent are decided here and nowhere else.
 
+mod call;
 mod credentials;
 mod error;
 
