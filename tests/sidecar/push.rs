@@ -315,6 +315,13 @@ async fn the_listener_bears_failures_and_says_what_mends_them() -> Result<()> {
     proxy.clear_fault(denied);
     listener.becomes("ok").await?;
 
+    eventually(SOON, async || {
+        let reads = proxy.calls_to("ReceiveMessage");
+        let waits = reads.last().is_some_and(|read| read.outcome == bed::Outcome::Pending);
+        ensure!(waits, "no read is under way: {reads:?}");
+        Ok(())
+    })
+    .await?;
     // The first event ends the read that is under way; then the bad minute starts. The one set last
     // comes first: two bad answers and a throttled one are failures, the others are tried again.
     for (fault, times) in [(Fault::Throttle, 1), (Fault::Garbage, 2), (Fault::ExpiredToken, 1), (Fault::Cut, 1)] {
