@@ -1,0 +1,1 @@
+//! gRPC servers on unix sockets that Kubernetes' own Go clients can talk to.

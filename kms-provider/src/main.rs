@@ -1,0 +1,3 @@
+//! The `coffer-kms` command.
+
+fn main() {}
