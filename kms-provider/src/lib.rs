@@ -3,9 +3,11 @@
 
 pub mod audit;
 pub mod cache;
+pub mod ciphertext;
 mod deadline;
 pub mod follow;
 pub mod health;
+pub mod kek;
 pub mod key;
 pub mod proto;
 pub mod remote;
