@@ -59,7 +59,7 @@ impl Lane {
         match timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Place { lane: self, permit: Some(permit) }),
             Ok(Err(_)) | Err(_) => Err(Trouble::new(
-                Kind::Throttled,
+                Kind::Busy,
                 format!(
                     "no turn before the deadline: {} calls to {} are at KMS already; raise --max-inflight if KMS does not throttle",
                     self.limit(),
@@ -131,7 +131,7 @@ mod tests {
         let lane = Lane::new("Decrypt", 1);
         let held = lane.enter(soon()).await.unwrap();
         let error = lane.enter(soon()).await.unwrap_err();
-        assert_eq!(error.kind, Kind::Throttled);
+        assert_eq!(error.kind, Kind::Busy);
         assert!(error.text.contains("1 calls to Decrypt"), "{error}");
         drop(held);
         lane.enter(soon()).await.unwrap();

@@ -11,7 +11,7 @@ use std::future::Future;
 use coffer_runtime::Secret;
 use tokio::time::Instant;
 
-pub use kms::{Decrypted, Kms, KmsKey, KmsSettings, SourceArn, SourceArnError};
+pub use kms::{Decrypted, Description, Kms, KmsKey, KmsSettings, NoRegion, SourceArn, SourceArnError};
 pub use lane::Lane;
 pub use retries::Retries;
 
