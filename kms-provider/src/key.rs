@@ -176,7 +176,8 @@ impl FromStr for EncryptionContext {
 }
 
 /// The fields of one line of CSV as RFC 4180 has it; nothing if its quotes do not match.
-pub(crate) fn csv_fields(line: &str) -> Option<Vec<String>> {
+#[must_use]
+pub fn csv_fields(line: &str) -> Option<Vec<String>> {
     let mut fields = Vec::new();
     let mut rest = line;
     loop {

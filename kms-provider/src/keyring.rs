@@ -255,6 +255,13 @@ impl Keyring {
         self.health().next_probe(interval, Instant::now())
     }
 
+    /// Waits until the key has been tried once, however that went.
+    pub async fn tried(&self) {
+        while self.verdict() == Verdict::Starting {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Waits until a call fails.
     pub async fn alarmed(&self) {
         self.alarm.notified().await;

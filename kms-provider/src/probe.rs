@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::follow::{Follow, Seen};
 use crate::keyring::Keyring;
+use crate::service::Door;
 use crate::{Kind, Trouble};
 
 /// How long a probe may take: an API server waits 3 s for a call, unless told otherwise.
@@ -66,15 +67,16 @@ pub async fn keep_probing(keyring: Arc<Keyring>, interval: Duration, pulse: Arc<
     }
 }
 
-/// Looks for ever at which key the writer's name stands for, and tells the keyring when that changes.
-pub async fn keep_following(keyring: Arc<Keyring>, delay: Duration) {
+/// Looks for ever at which key the writer's name stands for, and tells the door when that changes.
+pub async fn keep_following(door: Arc<Door>, delay: Duration) {
+    let keyring = door.keyring();
     let mut follow = Follow::new(delay);
     let mut dates_aliases = true;
     let mut warned = None;
     loop {
-        match look(&keyring, &mut dates_aliases).await {
+        match look(keyring, &mut dates_aliases).await {
             Ok(seen) => {
-                note_end(&keyring, seen.description.material_ends, &mut warned);
+                note_end(keyring, seen.description.material_ends, &mut warned);
                 let pending_before = follow.pending().map(|(active, _)| active.key_id.clone());
                 if let Some(active) = follow.see(&seen, SystemTime::now()) {
                     tracing::info!(
@@ -82,7 +84,7 @@ pub async fn keep_following(keyring: Arc<Keyring>, delay: Duration) {
                         key_id = active.key_id,
                         "encrypting under this from now on"
                     );
-                    keyring.activate(active);
+                    door.activate(active);
                 }
                 match follow.pending() {
                     Some((active, due)) if pending_before.as_ref() != Some(&active.key_id) => tracing::info!(

@@ -12,6 +12,7 @@ use tonic::service::Routes;
 use crate::audit::{Caller, Purpose};
 use crate::cache::{Asked, Cache, CacheSettings};
 use crate::ciphertext::{self, Ciphertext};
+use crate::follow::Active;
 use crate::health::{Operation, Verdict};
 use crate::kek::{InvalidLimits, Limits, LocalKek, Snapshot};
 use crate::keyring::Keyring;
@@ -76,6 +77,12 @@ impl Door {
     #[must_use]
     pub fn keyring(&self) -> &Arc<Keyring> {
         &self.keyring
+    }
+
+    /// From now on, `active` is encrypted under, and local KEKs are wrapped under it.
+    pub fn activate(&self, active: Active) {
+        self.keyring.activate(active);
+        self.kek.renew();
     }
 
     /// How many decrypted values are in memory.

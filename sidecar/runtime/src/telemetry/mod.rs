@@ -8,5 +8,5 @@ mod output;
 
 pub use logs::{LogFormat, LogLevel, init_logs};
 pub use metrics::{Calls, Gauges, unix};
-pub use ops::{Readiness, ops_router, serve};
+pub use ops::{Readiness, metrics_router, ops_router, serve};
 pub use output::Unblocking;
