@@ -292,7 +292,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_outage_is_bridged_and_a_refusal_is_not() {
         let cache = cache();
-        ask(&cache, b"1", Ok(b"one")).await;
+        let _ = ask(&cache, b"1", Ok(b"one")).await;
         tokio::time::advance(TTL).await;
         for kind in [Kind::Throttled, Kind::Unreachable, Kind::TimedOut] {
             assert_eq!(ask(&cache, b"1", Err(kind)).await, (Ok(b"one".to_vec()), Source::Stale));
@@ -305,7 +305,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_outlives_its_last_time() {
         let cache = cache();
-        ask(&cache, b"1", Ok(b"one")).await;
+        let _ = ask(&cache, b"1", Ok(b"one")).await;
         tokio::time::advance(TTL + STALE).await;
         assert_eq!(cache.len(), 1);
         cache.sweep();
@@ -317,7 +317,7 @@ mod tests {
     async fn the_number_of_values_is_bounded_and_routes_do_not_mix() {
         let cache = cache();
         for blob in [b"1", b"2", b"3", b"4"] {
-            ask(&cache, blob, Ok(b"value")).await;
+            let _ = ask(&cache, blob, Ok(b"value")).await;
         }
         assert_eq!(cache.len(), 3);
         assert_ne!(Asked::of("a", b"bc"), Asked::of("ab", b"c"));
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(ask(&cache, b"1", Err(Kind::Denied)).await.0, Err(Kind::Denied));
         assert_eq!(ask(&cache, b"1", Ok(b"one")).await, (Ok(b"one".to_vec()), Source::Miss));
         let none = Cache::new(CacheSettings { ttl: Duration::ZERO, max_stale: STALE, size: 3 });
-        ask(&none, b"1", Ok(b"one")).await;
+        let _ = ask(&none, b"1", Ok(b"one")).await;
         assert_eq!(ask(&none, b"1", Err(Kind::Unreachable)).await.0, Err(Kind::Unreachable));
     }
 }

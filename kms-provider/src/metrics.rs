@@ -239,9 +239,12 @@ impl Collector for Snapshot {
         write("kms_local_kek_age_seconds", "Age of the local KEK in use", &|door| {
             Some(door.kek().current?.age.as_secs_f64())
         })?;
-        let key_ids: Vec<_> = self.doors.iter().filter_map(|door| Some((door, door.keyring().active().ok()?))).collect();
-        let infos: Vec<(String, String)> =
-            key_ids.iter().map(|(door, active)| (door.keyring().writer().name().to_string(), active.key_id.clone())).collect();
+        let key_ids: Vec<_> =
+            self.doors.iter().filter_map(|door| Some((door, door.keyring().active().ok()?))).collect();
+        let infos: Vec<(String, String)> = key_ids
+            .iter()
+            .map(|(door, active)| (door.keyring().writer().name().to_string(), active.key_id.clone()))
+            .collect();
         gauges.write(
             "kms_key_id_info",
             "The key_id that the API server is told",

@@ -84,7 +84,7 @@ pub async fn keep_following(door: Arc<Door>, delay: Duration) {
                         key_id = active.key_id,
                         "encrypting under this from now on"
                     );
-                    door.activate(active);
+                    door.activate(active).await;
                 }
                 match follow.pending() {
                     Some((active, due)) if pending_before.as_ref() != Some(&active.key_id) => tracing::info!(

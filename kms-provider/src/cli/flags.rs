@@ -261,7 +261,9 @@ impl KeyFlags {
     pub(super) fn plan(&self) -> Result<KeyPlan, UsageError> {
         let writers = named("--key", &self.key, "--encryption-context", &self.encryption_context)?;
         if writers.is_empty() {
-            return Err(UsageError("--key is missing: name the KMS key to encrypt with, by id, ARN or alias".to_owned()));
+            return Err(UsageError(
+                "--key is missing: name the KMS key to encrypt with, by id, ARN or alias".to_owned(),
+            ));
         }
         let readers = named("--decrypt-key", &self.decrypt_key, "--decrypt-context", &self.decrypt_context)?;
         let policy = match self.decrypt_policy {
@@ -272,7 +274,8 @@ impl KeyFlags {
         };
         let keys = || writers.iter().chain(&readers);
         if !self.replica_region.is_empty() && !keys().any(|key| key.name.is_multi_region()) {
-            let text = "--replica-region: none of the keys is a multi-region key, named by its id mrk-… or the ARN of it";
+            let text =
+                "--replica-region: none of the keys is a multi-region key, named by its id mrk-… or the ARN of it";
             return Err(UsageError(text.to_owned()));
         }
         let source_arn = match self.source_arn.as_str() {
@@ -309,14 +312,21 @@ impl KeyFlags {
             return Ok(Retries::new(RETRY_TOKENS));
         }
         if self.burst_limit <= 0 {
-            return Err(UsageError("--qps-limit takes a --burst-limit above 0; better use --retry-token-capacity".to_owned()));
+            return Err(UsageError(
+                "--qps-limit takes a --burst-limit above 0; better use --retry-token-capacity".to_owned(),
+            ));
         }
         Ok(Retries::one_by_one(u32::try_from(self.qps_limit.saturating_add(self.burst_limit)).unwrap_or(u32::MAX)))
     }
 }
 
 /// Keys with their contexts: none at all, or one for each.
-fn named(key_flag: &str, keys: &[String], context_flag: &str, contexts: &[String]) -> Result<Vec<NamedKey>, UsageError> {
+fn named(
+    key_flag: &str,
+    keys: &[String],
+    context_flag: &str,
+    contexts: &[String],
+) -> Result<Vec<NamedKey>, UsageError> {
     let keys = list(key_flag, keys)?;
     if !contexts.is_empty() && contexts.len() != keys.len() {
         return Err(UsageError(format!(
@@ -349,7 +359,9 @@ impl SocketFlags {
         for text in texts {
             let address: Address = text.parse().map_err(|error| UsageError(format!("--listen: {error}")))?;
             if addresses.contains(&address) {
-                return Err(UsageError(format!("--listen {address} is there twice: each key takes a socket of its own")));
+                return Err(UsageError(format!(
+                    "--listen {address} is there twice: each key takes a socket of its own"
+                )));
             }
             addresses.push(address);
         }
@@ -396,7 +408,8 @@ impl HealthFlags {
 fn list(flag: &str, values: &[String]) -> Result<Vec<String>, UsageError> {
     let mut all = Vec::new();
     for value in values.iter().filter(|value| !value.is_empty()) {
-        let fields = csv_fields(value).ok_or_else(|| UsageError(format!("{flag} '{value}': its quotes do not match")))?;
+        let fields =
+            csv_fields(value).ok_or_else(|| UsageError(format!("{flag} '{value}': its quotes do not match")))?;
         all.extend(fields);
     }
     Ok(all)
@@ -434,7 +447,8 @@ impl FromStr for HttpAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is not an address: give :PORT for all hosts, or HOST:PORT as in 127.0.0.1:8080");
+        let wrong =
+            || format!("'{text}' is not an address: give :PORT for all hosts, or HOST:PORT as in 127.0.0.1:8080");
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse().map_err(|_| wrong())?;
         let host = match host.trim_start_matches('[').trim_end_matches(']') {

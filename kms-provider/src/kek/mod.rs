@@ -56,6 +56,8 @@ struct State {
     unwrapping: HashMap<Id, Flight<Arc<Key>>>,
     /// The next KEK, which KMS is asked to wrap.
     making: Option<Flight<()>>,
+    /// How often [`LocalKek::renew`] was called: a KEK that was asked for before is not wanted any more.
+    renewals: u64,
     /// Whether [`tend`] runs: only while a KEK is in memory.
     tended: bool,
 }
@@ -68,7 +70,7 @@ impl<K: RemoteKey> LocalKek<K> {
     pub fn new(remote: Arc<K>, limits: Limits) -> Result<Self, InvalidLimits> {
         limits.check()?;
         let ring = Ring::new(limits);
-        let state = State { ring, unwrapping: HashMap::new(), making: None, tended: false };
+        let state = State { ring, unwrapping: HashMap::new(), making: None, renewals: 0, tended: false };
         Ok(Self(Arc::new(Shared { remote, state: Mutex::new(state), wake: Arc::default() })))
     }
 
@@ -124,6 +126,15 @@ impl<K: RemoteKey> LocalKek<K> {
     pub async fn decrypt(&self, envelope: &Envelope<'_>, deadline: Instant) -> Result<Secret, Trouble> {
         let wrapped = envelope.wrapped_kek();
         envelope.open(&*self.0.key(Id::of(wrapped), wrapped, deadline).await?)
+    }
+
+    /// Encrypts under a new KEK from now on: the key that wraps them is another. Those in memory go on
+    /// decrypting.
+    pub fn renew(&self) {
+        let mut state = self.0.state();
+        state.renewals += 1;
+        state.making = None;
+        state.ring.retire();
     }
 
     /// What the metrics tell, as of now.
@@ -232,10 +243,11 @@ impl<K: RemoteKey> Shared<K> {
         }
         let shared = Arc::clone(self);
         let distrusted = state.ring.is_distrusted();
+        let renewals = state.renewals;
         let flight = Flight::depart(async move {
             let asked = Instant::now();
             let made = in_time(deadline, shared.wrap(distrusted, deadline)).await;
-            shared.made(asked, made)
+            shared.made(renewals, asked, made)
         });
         state.making = Some(flight.clone());
         (flight, false)
@@ -252,8 +264,16 @@ impl<K: RemoteKey> Shared<K> {
         Ok((key, Wrapped::new(&wrapped)))
     }
 
-    fn made(self: &Arc<Self>, asked: Instant, made: Result<(Key, Wrapped), Trouble>) -> Result<(), Trouble> {
+    fn made(
+        self: &Arc<Self>,
+        renewals: u64,
+        asked: Instant,
+        made: Result<(Key, Wrapped), Trouble>,
+    ) -> Result<(), Trouble> {
         let mut state = self.state();
+        if state.renewals != renewals {
+            return Err(Trouble::new(Kind::Busy, "the key changed while a local KEK was made; try again"));
+        }
         state.making = None;
         let chance = fastrand::f64();
         match made {

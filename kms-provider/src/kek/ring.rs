@@ -215,6 +215,11 @@ impl Ring {
             .is_some_and(|it| it.uses < limits.max_uses && now.duration_since(it.born) < limits.max_age)
     }
 
+    /// The KEK that encrypts does not any more.
+    pub(super) fn retire(&mut self) {
+        self.current = None;
+    }
+
     /// Whether a new KEK must be unwrapped by KMS before it is used.
     pub(super) fn is_distrusted(&self) -> bool {
         self.distrusted

@@ -6,6 +6,7 @@ mod v2;
 use std::sync::Arc;
 
 use coffer_runtime::Secret;
+use tokio::sync::RwLock;
 use tokio::time::Instant;
 use tonic::service::Routes;
 
@@ -49,6 +50,9 @@ pub struct Door {
     keyring: Arc<Keyring>,
     cache: Cache,
     kek: LocalKek<Keyring>,
+    /// Held for writing while the key changes: what is sealed and the key_id that it goes by must be of
+    /// one key.
+    change: RwLock<()>,
     format: WriteFormat,
     status: StatusSettings,
 }
@@ -63,7 +67,7 @@ impl Door {
         status: StatusSettings,
     ) -> Result<Self, InvalidLimits> {
         let kek = LocalKek::new(Arc::clone(&keyring), limits)?;
-        Ok(Self { keyring, cache: Cache::new(cache), kek, format, status })
+        Ok(Self { keyring, cache: Cache::new(cache), kek, change: RwLock::new(()), format, status })
     }
 
     /// Both services, to be served on a socket.
@@ -80,7 +84,8 @@ impl Door {
     }
 
     /// From now on, `active` is encrypted under, and local KEKs are wrapped under it.
-    pub fn activate(&self, active: Active) {
+    pub async fn activate(&self, active: Active) {
+        let _changing = self.change.write().await;
         self.keyring.activate(active);
         self.kek.renew();
     }
@@ -120,9 +125,7 @@ impl Door {
                 }
             }
             match self.format {
-                WriteFormat::Aep => {
-                    Ok(ciphertext::kms(&self.keyring.encrypt(plaintext, deadline, caller).await?))
-                }
+                WriteFormat::Aep => Ok(ciphertext::kms(&self.keyring.encrypt(plaintext, deadline, caller).await?)),
                 WriteFormat::LocalKek => self.kek.encrypt(plaintext, deadline).await,
             }
         };

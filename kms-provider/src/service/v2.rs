@@ -29,15 +29,11 @@ impl KeyManagementService for Service {
         let request = request.into_inner();
         let plaintext = Secret::new(request.plaintext);
         let caller = caller(Purpose::V2, &request.uid);
-        // Told before and after: under a key that has just changed, the ciphertext could be of either.
-        let before = self.0.keyring.active().map_err(|trouble| Status::from(&trouble))?;
+        let _unchanged = self.0.change.read().await;
+        let active = self.0.keyring.active().map_err(|trouble| Status::from(&trouble))?;
         let sealed = self.0.encrypt(&plaintext, ApiVersion::V2, &caller, deadline).await;
         let ciphertext = sealed.map_err(|trouble| Status::from(&trouble))?;
-        match self.0.keyring.active() {
-            Ok(after) if after == before => {}
-            _ => return Err(Status::unavailable("the key changed meanwhile; try again")),
-        }
-        Ok(Response::new(EncryptResponse { ciphertext, key_id: before.key_id.clone(), annotations: HashMap::new() }))
+        Ok(Response::new(EncryptResponse { ciphertext, key_id: active.key_id.clone(), annotations: HashMap::new() }))
     }
 
     async fn decrypt(&self, request: Request<DecryptRequest>) -> Result<Response<DecryptResponse>, Status> {
