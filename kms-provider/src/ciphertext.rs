@@ -112,8 +112,8 @@ mod tests {
 
     use super::*;
 
-    const VERSIONS: [for<'a> fn(&'a [u8]) -> Result<Ciphertext<'a>, Trouble>; 2] =
-        [|bytes| Ciphertext::parse_v1(bytes), |bytes| Ciphertext::parse_v2(bytes)];
+    type Parse = for<'a> fn(&'a [u8]) -> Result<Ciphertext<'a>, Trouble>;
+    const VERSIONS: [Parse; 2] = [|bytes| Ciphertext::parse_v1(bytes), |bytes| Ciphertext::parse_v2(bytes)];
 
     /// An envelope's shape, sealed by nobody.
     fn envelope() -> Vec<u8> {
