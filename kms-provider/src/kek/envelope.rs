@@ -43,7 +43,7 @@ impl<'a> Envelope<'a> {
         bytes.starts_with(&MAGIC)
     }
 
-    /// Takes it apart. Every length that [`seal`] can make is accepted, and no other.
+    /// Takes it apart. Every length that can be sealed is accepted, and no other.
     ///
     /// # Errors
     /// The bytes do not begin with the magic, or a part is missing, empty or too long.

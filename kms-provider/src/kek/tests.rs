@@ -249,6 +249,24 @@ async fn whoever_joins_a_call_late_has_their_own_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_impatient_caller_does_not_shorten_the_call_for_the_others() {
+    let fake = Fake::new();
+    let object = kek(&fake, Limits::default()).seal().await.unwrap();
+    let kek = kek(&fake, Limits::default());
+    let before = fake.calls();
+    let now = Instant::now();
+    let (impatient, patient) = tokio::join!(kek.open_by(&object, now + TRIP / 2), kek.open(&object));
+    assert_eq!(impatient.unwrap_err().kind, Kind::TimedOut);
+    patient.unwrap();
+    let plaintext = Secret::copy_of(b"x");
+    let now = Instant::now();
+    let (impatient, patient) = tokio::join!(kek.encrypt(&plaintext, now + TRIP / 2), kek.seal());
+    assert_eq!(impatient.unwrap_err().kind, Kind::TimedOut);
+    patient.unwrap();
+    assert_eq!(fake.calls(), (before.0 + 1, before.1 + 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_callers_deadline_is_kept() {
     let fake = Fake::new();
     let writer = kek(&fake, Limits::default());
