@@ -54,11 +54,11 @@ pub async fn keep_probing(keyring: Arc<Keyring>, interval: Duration, pulse: Arc<
         keyring.probe(PATIENCE).await;
         let last = Instant::now();
         // Replicas that start together shall not ask together.
-        let jitter = interval.mul_f64(0.05 * fastrand::f64());
+        let late = 1.0 + 0.05 * fastrand::f64();
         loop {
             pulse.beat();
             // Real calls put the probe off, and a failure brings it forward.
-            let due = keyring.next_probe(interval, last) + jitter;
+            let due = last + (keyring.next_probe(interval, last) - last).mul_f64(late);
             if Instant::now() >= due {
                 break;
             }
