@@ -242,13 +242,15 @@ impl Keyring {
         let plaintext = Secret::new(bytes);
         let Ok(blob) = self.encrypt(&plaintext, deadline, &caller).await else { return };
         // The key's own probe does not go to other keys.
-        match self.decrypt_own(&blob, deadline, &caller).await {
-            Ok(decrypted) if decrypted.expose() == plaintext.expose() => {}
+        let pinned = self.policy == Policy::Listed;
+        match self.writer.decrypt(&blob, pinned, &self.lanes.own, deadline, &caller).await {
+            Ok(decrypted) if decrypted.plaintext.expose() == plaintext.expose() => self.succeeded(Operation::Decrypt),
             Ok(_) => {
                 let text = "KMS gives back another plaintext than was encrypted; look at what is between here and KMS";
                 self.failed(Operation::Decrypt, Trouble::new(Kind::BadRequest, text));
             }
-            Err(_) => {}
+            Err(trouble) if trouble.kind == Kind::Busy => {}
+            Err(trouble) => self.failed(Operation::Decrypt, trouble),
         }
     }
 
@@ -268,23 +270,6 @@ impl Keyring {
     /// Waits until a call fails.
     pub async fn alarmed(&self) {
         self.alarm.notified().await;
-    }
-
-    async fn decrypt_own(&self, blob: &[u8], deadline: Instant, caller: &Caller) -> Result<Secret, Trouble> {
-        let pinned = self.policy == Policy::Listed;
-        let result = self.writer.decrypt(blob, pinned, &self.lanes.own, deadline, caller).await;
-        match result {
-            Ok(decrypted) => {
-                self.succeeded(Operation::Decrypt);
-                Ok(decrypted.plaintext)
-            }
-            Err(trouble) => {
-                if trouble.kind != Kind::Busy {
-                    self.failed(Operation::Decrypt, trouble.clone());
-                }
-                Err(trouble)
-            }
-        }
     }
 
     /// The keys to try, in order: places in writer, then readers.

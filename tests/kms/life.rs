@@ -194,7 +194,7 @@ async fn a_successor_may_start_while_the_old_one_drains() -> Result<()> {
     let key = fixture.key().await?;
     let plugin = fixture.serve(&key, &[]).await?;
     let slow = |call: &bed::Call| call.request["Plaintext"] == crate::fixture::base64(b"slow");
-    fixture.proxy.fault(Rule::new(Fault::Slow(Duration::from_secs(2))).when(slow));
+    fixture.proxy.fault(Rule::new(Fault::Slow(Duration::from_secs(1))).when(slow));
     let old = plugin.api.clone();
     let draining = tokio::spawn(async move { old.encrypt(b"slow").await });
     eventually(SOON, async || {

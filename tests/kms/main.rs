@@ -2,7 +2,10 @@
 
 mod faults;
 mod fixture;
+mod formats;
+
 mod health;
 mod life;
+mod local_kek;
 mod sharing;
 mod two_keys;
