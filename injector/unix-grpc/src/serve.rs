@@ -1,5 +1,8 @@
 //! A gRPC server on one socket, from its first connection to its last.
 
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;

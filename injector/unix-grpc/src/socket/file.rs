@@ -4,11 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, chmodat, chownat, flock, fstat, openat,
@@ -25,6 +26,12 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_AGAIN: Duration = Duration::from_millis(10);
 /// How often what is at the path may change under our eyes.
 const LOOKS: usize = 5;
+/// How long a socket without a listener may be about to get one: other programs bind it where it will be,
+/// and listen a moment later.
+const YOUNG: Duration = Duration::from_millis(50);
+/// How much of a socket's name those beside it have: with the open folder's path in front, the kernel must
+/// have room for it.
+const BESIDE_MAX: usize = 64;
 
 /// The file of a socket that listens. Removed when dropped, if it still is that socket's.
 #[derive(Debug)]
@@ -218,7 +225,14 @@ impl Place {
             return Err(BindError::NotASocket { path: path(), kind });
         }
         let ask = || connect(stream_socket()?, &self.address(name)?);
-        match ask() {
+        let answer = ask();
+        let answer = if answer == Err(Errno::CONNREFUSED) && is_young(&found) {
+            sleep(YOUNG);
+            ask()
+        } else {
+            answer
+        };
+        match answer {
             // Without room in its queue, it is there all the same.
             Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS) => Err(BindError::InUse { path: path() }),
             Err(Errno::CONNREFUSED) => Ok(Found::Stale),
@@ -283,13 +297,19 @@ fn create(folder: &Path, access: &Access) -> Result<(), BindError> {
     Ok(())
 }
 
-/// A hidden name beside that of the socket.
+/// A hidden name beside that of the socket. Of a long name, its beginning will do: sockets whose names
+/// begin alike then share a lock.
 fn beside(name: &OsStr, what: &str) -> OsString {
-    let mut beside = OsString::from(".");
-    beside.push(name);
-    beside.push(".");
-    beside.push(what);
-    beside
+    let bytes = name.as_bytes();
+    let beginning = OsStr::from_bytes(&bytes[..bytes.len().min(BESIDE_MAX)]);
+    [OsStr::new("."), beginning, OsStr::new("."), OsStr::new(what)].into_iter().collect()
+}
+
+/// Whether the file may have been made, or renamed, within the last second.
+fn is_young(file: &Stat) -> bool {
+    let changed = UNIX_EPOCH + Duration::from_secs(u64::try_from(file.st_ctime).unwrap_or_default());
+    // A clock that was put back makes nothing old.
+    SystemTime::now().duration_since(changed).is_ok_and(|age| age < Duration::from_secs(2))
 }
 
 fn identity(stat: &Stat) -> (u64, u64) {
