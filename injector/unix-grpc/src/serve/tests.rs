@@ -3,12 +3,11 @@ use std::path::Path;
 
 use axum::Router;
 use axum::routing::post;
-use rustix::process::geteuid;
+use rustix::process::{Resource, geteuid, getrlimit};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::transport::Channel;
@@ -115,7 +114,8 @@ async fn a_client_that_dials_a_path_is_served_call_after_call() {
     // By then the value is the last but one in the dynamic table, behind `:path`.
     for stream in [3, 5] {
         client.write_all(&request(stream, &[0xc0 - u8::from(stream == 3)])).await.unwrap();
-        assert_eq!(answer(&mut client).await.0, 1);
+        let (kind, payload) = answer(&mut client).await;
+        assert_eq!((kind, payload[0]), (1, 0x88));
     }
 }
 
@@ -199,4 +199,31 @@ async fn a_next_server_starts_while_the_last_one_still_answers() {
     running.ended.await.unwrap().unwrap();
     assert!(running.address.path().unwrap().exists());
     drop(next);
+}
+
+#[tokio::test]
+#[ignore = "is run by the test below, in a process that may have few descriptors"]
+async fn without_descriptors() {
+    if getrlimit(Resource::Nofile).current.is_none_or(|limit| limit > 32) {
+        return;
+    }
+    let running = start(&Access::default(), TIMEOUT);
+    let mut clients = Vec::new();
+    while let Ok(client) = UnixStream::connect(running.path()).await {
+        clients.push(client);
+    }
+    // Now there is none to accept with.
+    sleep(ACCEPT_AGAIN * 2).await;
+    assert!(!running.ended.is_finished());
+    drop(clients);
+    assert!(ask(&mut running.connect().await, "/who").await.is_ok());
+}
+
+#[test]
+fn a_server_without_descriptors_waits_until_there_are_some() {
+    let script = "ulimit -n 32; exec \"$0\" --exact --ignored serve::tests::without_descriptors";
+    let program = std::env::current_exe().unwrap();
+    let output = std::process::Command::new("sh").args(["-c", script]).arg(program).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("1 passed"), "{told}");
 }

@@ -49,17 +49,28 @@ impl File {
         let place = Place::open(path, access)?;
         let lock = place.lock()?;
         let (listener, identity) = place.prepare(access)?;
-        place.publish().inspect_err(|_| place.remove_prepared())?;
+        place.publish().inspect_err(|_| place.remove_prepared(identity))?;
         drop(lock);
         let Place { path, folder, name, .. } = place;
         Ok((listener, Self { path, folder, name, identity }))
     }
 }
 
+impl File {
+    /// Whether clients that look for the socket find it.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.look().is_ok_and(|found| found == self.identity)
+    }
+
+    fn look(&self) -> Result<(u64, u64), Errno> {
+        statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW).map(|found| identity(&found))
+    }
+}
+
 impl Drop for File {
     fn drop(&mut self) {
-        let Ok(found) = statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) else { return };
-        if identity(&found) != self.identity {
+        let Ok(found) = self.look() else { return };
+        if found != self.identity {
             tracing::warn!(path = %self.path.display(), "the socket's file was replaced by another, which is left alone");
         } else if let Err(error) = unlinkat(&self.folder, &self.name, AtFlags::empty()) {
             tracing::warn!(path = %self.path.display(), %error, "the socket's file is left behind");
@@ -140,7 +151,7 @@ impl Place {
         // Nothing is prepared over what is not to be replaced in the end.
         self.look(&self.name)?;
         // Left by a process that was killed at this point: nobody else uses the name without the lock.
-        self.remove_prepared();
+        let _ = self.remove(&self.prepared);
         let failed = |error: Errno| BindError::Bind { address: Address::Path(self.path.clone()), source: error.into() };
         let make = || {
             let socket = stream_socket()?;
@@ -162,7 +173,9 @@ impl Place {
             listen(&socket, BACKLOG).map_err(failed)?;
             statat(&self.folder, &self.prepared, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)
         };
-        let found = finish().inspect_err(|_| self.remove_prepared())?;
+        let found = finish().inspect_err(|_| {
+            let _ = self.remove(&self.prepared);
+        })?;
         Ok((UnixListener::from(socket), identity(&found)))
     }
 
@@ -188,16 +201,14 @@ impl Place {
                         result => result.map_err(failed)?,
                     }
                     // A program that does not know of the lock may have been faster.
-                    match self.look(&self.prepared) {
-                        Ok(_) => {
-                            self.remove_prepared();
-                            return Ok(());
-                        }
-                        Err(error) => {
-                            rename(RenameFlags::EXCHANGE).map_err(failed)?;
-                            return Err(error);
-                        }
+                    let Err(error) = self.look(&self.prepared) else {
+                        let _ = self.remove(&self.prepared);
+                        return Ok(());
+                    };
+                    if rename(RenameFlags::EXCHANGE) == Err(Errno::NOENT) {
+                        let _ = rename(RenameFlags::NOREPLACE);
                     }
+                    return Err(error);
                 }
             }
         }
@@ -251,9 +262,16 @@ impl Place {
         SocketAddrUnix::new(Path::new(&folder).join(name))
     }
 
-    fn remove_prepared(&self) {
-        // Mostly not there. If it cannot be removed, the next step says so.
-        let _ = unlinkat(&self.folder, &self.prepared, AtFlags::empty());
+    fn remove(&self, name: &OsStr) -> Result<(), Errno> {
+        unlinkat(&self.folder, name, AtFlags::empty())
+    }
+
+    /// Unless by now it is the socket of somebody else.
+    fn remove_prepared(&self, own: (u64, u64)) {
+        let found = statat(&self.folder, &self.prepared, AtFlags::SYMLINK_NOFOLLOW);
+        if found.is_ok_and(|found| identity(&found) == own) {
+            let _ = self.remove(&self.prepared);
+        }
     }
 }
 
@@ -266,7 +284,7 @@ struct Lock<'a> {
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
         // While it is still locked. One that stays is no harm.
-        let _ = unlinkat(&self.place.folder, &self.place.lock, AtFlags::empty());
+        let _ = self.place.remove(&self.place.lock);
     }
 }
 
