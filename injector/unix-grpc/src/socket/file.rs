@@ -54,9 +54,7 @@ impl File {
         let Place { path, folder, name, .. } = place;
         Ok((listener, Self { path, folder, name, identity }))
     }
-}
 
-impl File {
     /// Whether clients that look for the socket find it.
     pub(crate) fn is_in_place(&self) -> bool {
         self.look().is_ok_and(|found| found == self.identity)
@@ -150,8 +148,13 @@ impl Place {
     fn prepare(&self, access: &Access) -> Result<(UnixListener, (u64, u64)), BindError> {
         // Nothing is prepared over what is not to be replaced in the end.
         self.look(&self.name)?;
-        // Left by a process that was killed at this point: nobody else uses the name without the lock.
-        let _ = self.remove(&self.prepared);
+        if let Ok(left) = statat(&self.folder, &self.prepared, AtFlags::SYMLINK_NOFOLLOW) {
+            if let Some(kind) = kind_of_other(&left) {
+                return Err(BindError::NotASocket { path: self.path.with_file_name(&self.prepared), kind });
+            }
+            // Left by a process that was killed at this point: nobody else uses the name without the lock.
+            let _ = self.remove(&self.prepared);
+        }
         let failed = |error: Errno| BindError::Bind { address: Address::Path(self.path.clone()), source: error.into() };
         let make = || {
             let socket = stream_socket()?;
@@ -224,15 +227,7 @@ impl Place {
             Err(Errno::NOENT) => return Ok(Found::Nothing),
             Err(error) => return Err(unclear(error)),
         };
-        let kind = match FileType::from_raw_mode(found.st_mode) {
-            FileType::Socket => None,
-            FileType::Symlink => Some("symbolic link"),
-            FileType::Directory => Some("folder"),
-            FileType::RegularFile => Some("regular file"),
-            FileType::Fifo => Some("pipe"),
-            _ => Some("device"),
-        };
-        if let Some(kind) = kind {
+        if let Some(kind) = kind_of_other(&found) {
             return Err(BindError::NotASocket { path: path(), kind });
         }
         let ask = || connect(stream_socket()?, &self.address(name)?);
@@ -321,6 +316,18 @@ fn beside(name: &OsStr, what: &str) -> OsString {
     let bytes = name.as_bytes();
     let beginning = OsStr::from_bytes(&bytes[..bytes.len().min(BESIDE_MAX)]);
     [OsStr::new("."), beginning, OsStr::new("."), OsStr::new(what)].into_iter().collect()
+}
+
+/// What is there, unless it is a socket.
+fn kind_of_other(file: &Stat) -> Option<&'static str> {
+    match FileType::from_raw_mode(file.st_mode) {
+        FileType::Socket => None,
+        FileType::Symlink => Some("symbolic link"),
+        FileType::Directory => Some("folder"),
+        FileType::RegularFile => Some("regular file"),
+        FileType::Fifo => Some("pipe"),
+        _ => Some("device"),
+    }
 }
 
 /// Whether the file may have been made, or renamed, within the last second.

@@ -152,6 +152,15 @@ fn what_a_killed_process_left_is_replaced() {
 }
 
 #[test]
+fn what_stands_in_the_way_of_preparation_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join(".kms.sock.new"), "precious").unwrap();
+    let error = refused(folder.path().join("kms.sock"));
+    assert!(error.contains(".kms.sock.new is a regular file, not a socket"), "{error}");
+    assert_eq!(names(&folder), [".kms.sock.new"]);
+}
+
+#[test]
 fn of_those_that_start_together_one_wins() {
     let folder = TempDir::new().unwrap();
     for round in 0..20 {
