@@ -1,0 +1,3 @@
+//! A real Kubernetes API server, and what is behind it.
+
+mod plain;
