@@ -94,7 +94,7 @@ impl ControlPlane {
             write_config(folder.path(), config)?;
         }
         let etcd = Etcd::at(address);
-        let etcd_server = Component::new(&program, "etcd", folder.path())
+        let etcd_server = Component::plan(&program, "etcd", folder.path())
             .until_stdin_closes_then_remove(folder.path())
             .args(etcd.flags(folder.path()))
             .start()?;
@@ -243,11 +243,7 @@ fn start_api_server(
     if !options.feature_gates.is_empty() {
         flags.push(format!("--feature-gates={}", options.feature_gates.join(",")));
     }
-    Component::new(program, "kube-apiserver", folder)
-        .until_stdin_closes()
-        .config_poll(CONFIG_POLL)
-        .args(flags)
-        .start()
+    Component::plan(program, "kube-apiserver", folder).until_stdin_closes().config_poll(CONFIG_POLL).args(flags).start()
 }
 
 fn config_path(folder: &Path) -> PathBuf {

@@ -12,7 +12,10 @@ async fn without_a_plugin_a_secret_is_in_etcd_as_it_is() -> Result<()> {
     let stored = plane.etcd().get("/registry/secrets/default/db").await?;
     assert!(stored.contains("correct horse"), "{stored:?}");
     plane.restart_api_server().await?;
-    assert_eq!(plane.kubectl(["get", "secret", "db", "-o", "jsonpath={.data.password}"]).await?, "Y29ycmVjdCBob3JzZQ==");
+    assert_eq!(
+        plane.kubectl(["get", "secret", "db", "-o", "jsonpath={.data.password}"]).await?,
+        "Y29ycmVjdCBob3JzZQ=="
+    );
     assert_eq!(plane.etcd().get("/registry/secrets/default/db").await?, stored);
     plane.stop().await
 }

@@ -41,7 +41,7 @@ pub(super) struct Component {
 
 impl Component {
     /// The component of that name, as the program knows it; its log goes into `folder`.
-    pub(super) fn new(program: &Path, name: &'static str, folder: &Path) -> Plan {
+    pub(super) fn plan(program: &Path, name: &'static str, folder: &Path) -> Plan {
         let mut command = Command::new(program);
         command.env_clear().env("HOME", folder).current_dir(folder);
         Plan { name, log: folder.join(format!("{name}.log")), command, args: Vec::new() }

@@ -31,7 +31,8 @@ pub(super) struct Credentials {
 impl Credentials {
     /// Makes new ones for an API server at that address.
     pub(super) fn write(folder: &Path, address: Ipv4Addr) -> Result<Self> {
-        let write = |name: &str, text: &str| fs::write(folder.join(name), text).with_context(|| format!("write {name}"));
+        let write =
+            |name: &str, text: &str| fs::write(folder.join(name), text).with_context(|| format!("write {name}"));
 
         let (ca, issuer) = authority()?;
         let key = KeyPair::generate()?;

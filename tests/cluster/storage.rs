@@ -1,0 +1,53 @@
+//! Secrets on their way into etcd and back, by both protocols.
+
+use anyhow::{Result, ensure};
+use bed::{ControlPlane, ControlPlaneOptions};
+
+use crate::fixture::{Kms, Plugin, Resource::Secret, Version, encryption, ensure_encrypted};
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+#[tokio::test]
+async fn v2_encrypts_what_etcd_holds_and_reads_it_after_a_restart_of_everything() -> Result<()> {
+    round_trip(Version::V2, ControlPlaneOptions::default()).await
+}
+
+#[tokio::test]
+async fn v1_encrypts_what_etcd_holds_and_reads_it_after_a_restart_of_everything() -> Result<()> {
+    round_trip(Version::V1, ControlPlaneOptions::default().feature_gate("KMSv1=true")).await
+}
+
+async fn round_trip(version: Version, options: ControlPlaneOptions) -> Result<()> {
+    let kms = Kms::new().await?;
+    let key = kms.key("kms").await?;
+    let program = || kms.coffer_kms().arg("--encryption-context=cluster=test,purpose=etcd");
+    let plugin = Plugin::start(program(), &[&key]).await?;
+    let config = encryption([(Secret, vec![version.provider("aws", &key.socket)])]);
+    let mut plane = ControlPlane::start(options.encryption(config)).await?;
+
+    let mut before = Vec::new();
+    for name in NAMES {
+        Secret.create(&plane, name).await?;
+        let stored = Secret.stored(&plane, name).await?;
+        ensure_encrypted(&stored, &version.prefix("aws"))?;
+        before.push(stored);
+    }
+    let calls = kms.proxy.calls_to("Encrypt");
+    ensure!(!calls.is_empty(), "KMS was not asked to encrypt");
+    for call in calls {
+        ensure!(call.request["EncryptionContext"]["cluster"] == "test", "{call:?}");
+    }
+
+    plugin.stop().await?;
+    ensure!(!key.socket.exists(), "the plugin left its socket behind");
+    let plugin = Plugin::start(program(), &[&key]).await?;
+    kms.proxy.clear_log();
+    plane.restart_api_server().await?;
+    for (name, before) in NAMES.iter().zip(before) {
+        Secret.read(&plane, name).await?;
+        ensure!(Secret.stored(&plane, name).await? == before, "{name} was rewritten");
+    }
+    ensure!(kms.proxy.count("Decrypt") > 0, "the secrets were read without KMS");
+    plane.stop().await?;
+    plugin.stop().await
+}
