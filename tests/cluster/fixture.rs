@@ -225,6 +225,13 @@ impl Resource {
     }
 }
 
+/// The files of a control plane, etcd's journal and every log among them, that hold [`PLAINTEXT`].
+pub(crate) fn files_with_plaintext(plane: &ControlPlane) -> Result<String> {
+    let mut grep = std::process::Command::new("grep");
+    grep.args(["--recursive", "--files-with-matches", "--fixed-strings", PLAINTEXT]).arg(plane.folder());
+    Ok(String::from_utf8(grep.output().context("cannot run grep")?.stdout)?)
+}
+
 /// Checks that a value was encrypted by the provider with that prefix, and tells nothing.
 pub(crate) fn ensure_encrypted(stored: &Stored, prefix: &str) -> Result<()> {
     ensure!(stored.value.starts_with(prefix.as_bytes()), "it does not begin with {prefix}: {stored:?}");

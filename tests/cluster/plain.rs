@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bed::{ControlPlane, ControlPlaneOptions, Program, cluster::Refusal, eventually};
 
-use crate::fixture::{PLAINTEXT, Resource::Secret, SOON};
+use crate::fixture::{PLAINTEXT, Resource::Secret, SOON, files_with_plaintext};
 
 #[tokio::test]
 async fn without_a_plugin_a_secret_is_in_etcd_as_it_is() -> Result<()> {
@@ -15,6 +15,7 @@ async fn without_a_plugin_a_secret_is_in_etcd_as_it_is() -> Result<()> {
     Secret.create(&plane, "db").await?;
     let stored = Secret.stored(&plane, "db").await?;
     ensure!(stored.contains(PLAINTEXT), "{stored:?}");
+    ensure!(files_with_plaintext(&plane)?.contains("/etcd/"));
     plane.restart_api_server().await?;
     Secret.read(&plane, "db").await?;
     ensure!(plane.kubectl(["get", "secrets", "--output=name"]).await? == "secret/db\n");

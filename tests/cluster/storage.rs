@@ -3,7 +3,9 @@
 use anyhow::{Result, ensure};
 use bed::{ControlPlane, ControlPlaneOptions};
 
-use crate::fixture::{Kms, Plugin, Resource::Secret, Version, encryption, ensure_encrypted};
+use crate::fixture::{
+    Kms, PLAINTEXT, Plugin, Resource::Secret, Version, encryption, ensure_encrypted, files_with_plaintext,
+};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -48,6 +50,10 @@ async fn round_trip(version: Version, options: ControlPlaneOptions) -> Result<()
         ensure!(Secret.stored(&plane, name).await? == before, "{name} was rewritten");
     }
     ensure!(kms.proxy.count("Decrypt") > 0, "the secrets were read without KMS");
+    let found = files_with_plaintext(&plane)?;
+    ensure!(found.is_empty(), "the plaintext is in {found}");
+    let said = plugin.process.stdout() + &plugin.process.stderr();
+    ensure!(!said.contains(PLAINTEXT), "the plugin tells the plaintext: {said}");
     plane.stop().await?;
     plugin.stop().await
 }
