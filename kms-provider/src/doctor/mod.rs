@@ -5,6 +5,8 @@
 //! has what both found.
 
 pub mod config;
+pub mod probe;
 mod report;
 
+pub use probe::probe;
 pub use report::{Finding, Level, Place, Report};
