@@ -17,8 +17,8 @@ pub struct Limits {
     /// How long one KEK encrypts: a second at least. The next is made from about 80 % of it on. It
     /// goes on decrypting for as long as KMS unwraps it.
     pub max_age: Duration,
-    /// How often KMS has to unwrap a KEK that is in use anew: a second at least. One not used since
-    /// leaves memory instead.
+    /// How often KMS has to unwrap a KEK that is in use anew: a second at least. For one that is not
+    /// used, KMS is asked when it is used again.
     pub revalidate: Duration,
     /// How long a KEK serves since KMS last unwrapped it, while KMS cannot be reached: `revalidate`
     /// at least.

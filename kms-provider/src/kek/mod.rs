@@ -56,11 +56,8 @@ struct State {
     unwrapping: HashMap<Id, Flight<Arc<Key>>>,
     /// The next KEK, which KMS is asked to wrap.
     making: Option<Flight<()>>,
-<<<<<<< HEAD
     /// How often [`LocalKek::renew`] was called: a KEK that was asked for before is not wanted any more.
     renewals: u64,
-=======
->>>>>>> k-kek
     /// Whether [`tend`] runs: only while a KEK is in memory.
     tended: bool,
 }
@@ -73,11 +70,7 @@ impl<K: RemoteKey> LocalKek<K> {
     pub fn new(remote: Arc<K>, limits: Limits) -> Result<Self, InvalidLimits> {
         limits.check()?;
         let ring = Ring::new(limits);
-<<<<<<< HEAD
         let state = State { ring, unwrapping: HashMap::new(), making: None, renewals: 0, tended: false };
-=======
-        let state = State { ring, unwrapping: HashMap::new(), making: None, tended: false };
->>>>>>> k-kek
         Ok(Self(Arc::new(Shared { remote, state: Mutex::new(state), wake: Arc::default() })))
     }
 
@@ -135,7 +128,6 @@ impl<K: RemoteKey> LocalKek<K> {
         envelope.open(&*self.0.key(Id::of(wrapped), wrapped, deadline).await?)
     }
 
-<<<<<<< HEAD
     /// Encrypts under a new KEK from now on: the key that wraps them is another. Those in memory go on
     /// decrypting.
     pub fn renew(&self) {
@@ -145,8 +137,6 @@ impl<K: RemoteKey> LocalKek<K> {
         state.ring.retire();
     }
 
-=======
->>>>>>> k-kek
     /// What the metrics tell, as of now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -253,18 +243,11 @@ impl<K: RemoteKey> Shared<K> {
         }
         let shared = Arc::clone(self);
         let distrusted = state.ring.is_distrusted();
-<<<<<<< HEAD
         let renewals = state.renewals;
         let flight = Flight::depart(async move {
             let asked = Instant::now();
             let made = in_time(deadline, shared.wrap(distrusted, deadline)).await;
             shared.made(renewals, asked, made)
-=======
-        let flight = Flight::depart(async move {
-            let asked = Instant::now();
-            let made = in_time(deadline, shared.wrap(distrusted, deadline)).await;
-            shared.made(asked, made)
->>>>>>> k-kek
         });
         state.making = Some(flight.clone());
         (flight, false)
@@ -281,7 +264,6 @@ impl<K: RemoteKey> Shared<K> {
         Ok((key, Wrapped::new(&wrapped)))
     }
 
-<<<<<<< HEAD
     fn made(
         self: &Arc<Self>,
         renewals: u64,
@@ -292,10 +274,6 @@ impl<K: RemoteKey> Shared<K> {
         if state.renewals != renewals {
             return Err(Trouble::new(Kind::Busy, "the key changed while a local KEK was made; try again"));
         }
-=======
-    fn made(self: &Arc<Self>, asked: Instant, made: Result<(Key, Wrapped), Trouble>) -> Result<(), Trouble> {
-        let mut state = self.state();
->>>>>>> k-kek
         state.making = None;
         let chance = fastrand::f64();
         match made {

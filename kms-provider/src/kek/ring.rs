@@ -3,7 +3,8 @@
 //!
 //! A KEK serves for `revalidate` since KMS last unwrapped it. From then on it is one of:
 //! *refused* (KMS answered, and not with the same KEK): it leaves at once; *unheard* (KMS did not
-//! answer): it serves on until `max_unverified`; *idle* (nobody used it since): it leaves.
+//! answer): it serves on until `max_unverified`; *idle* (nobody used it since): KMS is asked
+//! when somebody does.
 
 use std::fmt;
 use std::sync::Arc;
@@ -215,14 +216,11 @@ impl Ring {
             .is_some_and(|it| it.uses < limits.max_uses && now.duration_since(it.born) < limits.max_age)
     }
 
-<<<<<<< HEAD
     /// The KEK that encrypts does not any more.
     pub(super) fn retire(&mut self) {
         self.current = None;
     }
 
-=======
->>>>>>> k-kek
     /// Whether a new KEK must be unwrapped by KMS before it is used.
     pub(super) fn is_distrusted(&self) -> bool {
         self.distrusted
@@ -285,7 +283,8 @@ impl Ring {
         self.last_validation = Some((now, Err(trouble.clone())));
     }
 
-    /// Drops those that may not or need not stay, and hands out those to ask KMS about.
+    /// Drops those that may not stay, and hands out those to ask KMS about. One that is not in use is kept,
+    /// for an API server that starts while KMS cannot be reached.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Wrapped> {
         let mut due = Vec::new();
         let mut gone = Vec::new();
@@ -295,7 +294,8 @@ impl Ring {
                     spoken(self.limits.max_unverified));
                 gone.push(*id);
             } else if now >= entry.due && entry.unheard.is_none() && entry.last_used <= entry.validated {
-                gone.push(*id);
+                // Nobody asks for it: whoever does next will make us ask KMS first.
+                entry.due = entry.validated + self.limits.max_unverified;
             } else if now >= entry.due {
                 entry.due = now + HANDED_OUT;
                 due.push(entry.wrapped.clone());
@@ -385,127 +385,3 @@ impl fmt::Debug for Id {
 fn spoken(time: Duration) -> humantime::FormattedDuration {
     humantime::format_duration(Duration::from_secs(time.as_secs()))
 }
-<<<<<<< HEAD
-=======
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    fn wrapped(number: u8) -> Wrapped {
-        Wrapped::new(&[number])
-    }
-
-    fn bytes(number: u8) -> Secret {
-        Secret::new(vec![number; 32])
-    }
-
-    fn outage() -> Trouble {
-        Trouble::new(Kind::Unreachable, "unreachable")
-    }
-
-    /// A ring that holds KEK 1 since `start`.
-    fn ring(start: Instant) -> Ring {
-        let mut ring = Ring::new(Limits::default());
-        ring.vouched(&wrapped(1), bytes(1), start, start, 0.5).unwrap();
-        ring
-    }
-
-    #[test]
-    fn no_kek_is_seen_that_kms_has_not_confirmed_for_too_long() {
-        let start = Instant::now();
-        let id = wrapped(1).id;
-        let mut ring = ring(start);
-        // The bounds hold at the use itself, with nothing run in between.
-        assert!(matches!(ring.look(&id, start + Duration::from_secs(449)), Sight::Fresh(_)));
-        assert!(matches!(ring.look(&id, start + Duration::from_secs(450)), Sight::Overdue(_)));
-        ring.unheard(&id, &outage(), start + Duration::from_secs(3590), 0.5);
-        assert!(matches!(ring.look(&id, start + Duration::from_secs(3599)), Sight::Fresh(_)));
-        assert!(matches!(ring.look(&id, start + HOUR), Sight::Absent));
-        assert_eq!(ring.snapshot(start + HOUR).held, 0);
-    }
-
-    #[test]
-    fn the_word_that_kms_does_not_answer_does_not_stand_for_ever() {
-        let start = Instant::now();
-        let id = wrapped(1).id;
-        let mut ring = ring(start);
-        ring.unheard(&id, &outage(), start + Duration::from_secs(500), 0.5);
-        assert!(matches!(ring.look(&id, start + Duration::from_secs(589)), Sight::Fresh(_)));
-        assert!(matches!(ring.look(&id, start + Duration::from_secs(590)), Sight::Overdue(_)));
-    }
-
-    #[test]
-    fn what_is_due_is_handed_out_once_and_what_is_idle_goes() {
-        let start = Instant::now();
-        let mut ring = ring(start);
-        ring.vouched(&wrapped(2), bytes(2), start, start, 0.5).unwrap();
-        ring.look(&wrapped(2).id, start + Duration::from_secs(1));
-        let due = ring.next_due().unwrap();
-        assert_eq!(due - start, Duration::from_secs(270));
-        assert!(ring.due(due - Duration::from_millis(1)).is_empty());
-        let handed: Vec<Id> = ring.due(due).into_iter().map(|it| it.id).collect();
-        assert_eq!(handed, [wrapped(2).id]);
-        assert_eq!(ring.snapshot(due).held, 1);
-        assert!(ring.due(due).is_empty());
-        assert_eq!(ring.next_due().unwrap(), due + HANDED_OUT);
-    }
-
-    #[test]
-    fn an_idle_kek_that_was_used_before_an_outage_stays_through_it() {
-        let start = Instant::now();
-        let mut ring = ring(start);
-        ring.look(&wrapped(1).id, start + Duration::from_secs(1));
-        ring.unheard(&wrapped(1).id, &outage(), start + Duration::from_secs(300), 0.5);
-        assert_eq!(ring.due(start + Duration::from_secs(3000)).len(), 1);
-        assert!(ring.due(start + HOUR).is_empty());
-        assert_eq!(ring.next_due(), None);
-    }
-
-    #[test]
-    fn the_next_kek_is_made_between_80_and_90_percent() {
-        let start = Instant::now();
-        for (chance, at) in [(0.0, 800), (0.999_999, 900)] {
-            let limits = Limits { max_uses: 1000, ..Limits::default() };
-            let mut ring = Ring::new(limits);
-            let key = Arc::new(Key::from_secret(bytes(1)).unwrap());
-            ring.adopt(wrapped(1), Arc::clone(&key), start, start, chance);
-            let first = (1..=1000).find(|_| ring.reserve(start).unwrap().renew);
-            assert_eq!(first, Some(at));
-            ring.adopt(wrapped(2), key, start, start, chance);
-            let day = 24 * HOUR;
-            assert!(!ring.reserve(start + day.mul_f64(f64::from(at) / 1000.0 - 0.001)).unwrap().renew);
-            assert!(ring.reserve(start + day.mul_f64(f64::from(at) / 1000.0)).unwrap().renew);
-            assert!(ring.reserve(start + day).is_none());
-        }
-    }
-
-    #[test]
-    fn tries_grow_apart_and_never_far() {
-        let mut now = Instant::now();
-        for kind in [Kind::Unreachable, Kind::Throttled] {
-            let mut backoff = None;
-            for failures in 1..100 {
-                let next = Backoff::after(backoff, now, kind, f64::from(failures % 10) / 9.0);
-                assert!(next.next - now >= Duration::from_millis(250) && next.next - now <= LONGEST_BACKOFF);
-                assert_eq!(next.failures, failures);
-                now = next.next;
-                backoff = Some(next);
-            }
-        }
-    }
-
-    #[test]
-    fn garbage_that_kms_refuses_does_not_change_what_is_told() {
-        let start = Instant::now();
-        let mut ring = ring(start);
-        let refusal = Trouble::new(Kind::BadCiphertext, "no");
-        ring.refused(&wrapped(9).id, &refusal, start);
-        assert_eq!(ring.snapshot(start).last_validation.unwrap().outcome, Ok(()));
-        ring.refused(&wrapped(1).id, &refusal, start);
-        assert_eq!(ring.snapshot(start).last_validation.unwrap().outcome, Err(refusal));
-    }
-}
->>>>>>> k-kek

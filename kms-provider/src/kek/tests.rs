@@ -427,8 +427,8 @@ async fn an_alias_that_moved_does_not_stop_encrypts() {
     let fake = Fake::new();
     let kek = kek(&fake, Limits::default());
     let object = kek.seal().await.unwrap();
-    sleep(REVALIDATE * 2).await;
-    // The KEK has left memory, and the key that had wrapped it is no longer the one asked.
+    sleep(REVALIDATE * 4).await;
+    // KMS is asked about the KEK first, and the key that had wrapped it is no longer the one asked.
     fake.wrapped.lock().unwrap()[0].clear();
     let next = kek.seal().await.unwrap();
     kek.open(&next).await.unwrap();
@@ -524,22 +524,30 @@ async fn an_overdue_kek_does_not_serve_before_kms_was_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_kek_leaves_memory_without_a_call() {
+async fn an_idle_kek_costs_no_call_and_serves_a_start_in_an_outage() {
     let fake = Fake::new();
     let kek = kek(&fake, Limits::default());
     let object = kek.seal().await.unwrap();
     let reader = self::kek(&fake, Limits::default());
     reader.open(&object).await.unwrap();
-    sleep(REVALIDATE + secs(1)).await;
-    assert_eq!((reader.snapshot().held, fake.calls().0), (0, 1));
-    assert!(!reader.0.state().tended);
+    sleep(REVALIDATE * 3).await;
     // The writer's was used after it was made, so KMS was asked once more, and then never again.
-    sleep(REVALIDATE * 2).await;
-    assert_eq!((kek.snapshot().held, fake.calls()), (0, (1, 2)));
-    // The KEK that encrypts comes back; none is made.
+    assert_eq!((reader.snapshot().held, fake.calls()), (1, (1, 2)));
+    fake.does(Fail(Kind::Throttled));
+    reader.open(&object).await.unwrap();
+    fake.does(Fail(Kind::KeyUnusable));
+    sleep(secs(100)).await;
+    assert!(reader.open(&object).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_kek_leaves_memory_in_the_end() {
+    let fake = Fake::new();
+    let kek = kek(&fake, Limits::default());
     kek.seal().await.unwrap();
-    assert_eq!(fake.calls(), (1, 3));
-    assert!(kek.0.state().tended);
+    sleep(Limits::default().max_unverified * 2).await;
+    assert_eq!(kek.snapshot().held, 0);
+    assert!(!kek.0.state().tended);
 }
 
 #[tokio::test(start_paused = true)]
