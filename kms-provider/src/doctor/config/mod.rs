@@ -5,21 +5,22 @@
 //! `pkg/server/options/encryptionconfig/config.go`, read at v0.36.3); the warnings are ours.
 
 mod duration;
+pub(super) mod endpoint;
 mod fields;
 mod order;
 mod provider;
 mod resource;
-mod socket;
 #[cfg(test)]
 mod tests;
 mod yaml;
 
 use std::time::Duration;
 
+use coffer_unix_grpc::Address;
+
 use self::fields::Fields;
 use self::provider::{Encryption, Names, Provider};
 use self::resource::Resource;
-pub use self::socket::Socket;
 use super::{Finding, Place};
 use crate::etcd::KmsApi;
 
@@ -28,8 +29,8 @@ use crate::etcd::KmsApi;
 pub struct Options<'a> {
     /// Whether the API server has `--encryption-provider-config-automatic-reload=true`.
     pub automatic_reload: bool,
-    /// The `--listen` of the plugin, as they are given; none if it is not known.
-    pub listen: &'a [String],
+    /// Every `--listen` of the plugin; none if they are not known.
+    pub listen: &'a [Address],
 }
 
 /// A `kms` entry that can be asked.
@@ -42,7 +43,7 @@ pub struct Stanza {
     /// Over which API the API server asks it.
     pub api: KmsApi,
     /// Where it listens.
-    pub socket: Socket,
+    pub socket: Address,
     /// How long the API server waits for an answer.
     pub timeout: Duration,
     /// Which of the lists of providers it stands in, from 0.
@@ -73,7 +74,7 @@ pub fn check(text: &str, options: Options<'_>) -> Checked {
     resource::check_groups(&groups, &mut findings);
     order::check_groups(&groups, &mut findings);
     let stanzas: Vec<Stanza> = groups.iter().enumerate().flat_map(|(nth, group)| stanzas(nth, group)).collect();
-    socket::check_listen(&stanzas, options.listen, &mut findings);
+    endpoint::check_listen(&stanzas, options.listen, &mut findings);
     Checked { findings, stanzas }
 }
 

@@ -1,6 +1,7 @@
 //! What the order of an entry's providers does: the first one writes, and those whose prefix fits are tried
 //! in turn to read.
 
+use super::endpoint::is_same;
 use super::provider::{Encryption, Kms, Provider};
 use super::resource::Resource;
 use super::{Finding, Group};
@@ -114,7 +115,7 @@ fn same_sockets(providers: &[Provider], findings: &mut Vec<Finding>) {
         // A v1 and a v2 provider on one socket are the way from v1 to v2.
         let same = all[..nth].iter().find(|(_, earlier)| {
             earlier.api == later.api
-                && earlier.socket.as_ref().zip(later.socket.as_ref()).is_some_and(|(one, other)| one.is_same(other))
+                && earlier.socket.as_ref().zip(later.socket.as_ref()).is_some_and(|(one, other)| is_same(one, other))
         });
         if let Some((first, earlier)) = same {
             let what = format!(

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use coffer_unix_grpc::Address;
 use zeroize::Zeroizing;
 
 use super::fields::Fields;
-use super::socket::Socket;
 use super::yaml::{Kind, Node};
-use super::{Finding, Place, duration};
+use super::{Finding, Place, duration, endpoint};
 use crate::etcd::KmsApi;
 
 /// An API server's own default.
@@ -34,7 +34,7 @@ pub(super) enum Encryption {
 pub(super) struct Kms {
     pub(super) name: String,
     pub(super) api: KmsApi,
-    pub(super) socket: Option<Socket>,
+    pub(super) socket: Option<Address>,
     pub(super) timeout: Duration,
 }
 
@@ -200,15 +200,15 @@ fn name(fields: &Fields<'_>, api: KmsApi, place: Place, names: &mut Names, findi
     name.to_owned()
 }
 
-fn socket(fields: &Fields<'_>, findings: &mut Vec<Finding>) -> Option<Socket> {
+fn socket(fields: &Fields<'_>, findings: &mut Vec<Finding>) -> Option<Address> {
     let at = fields.place_of("endpoint");
-    let endpoint = fields.text("endpoint", findings).unwrap_or_default();
-    if endpoint.is_empty() {
+    let text = fields.text("endpoint", findings).unwrap_or_default();
+    if text.is_empty() {
         let fix = "write `endpoint: unix:///var/run/kmsplugin/socket.sock`, with the path that the plugin listens on";
         findings.push(Finding::fail("a kms provider has no endpoint", fix).at(at));
         return None;
     }
-    match Socket::of_endpoint(endpoint) {
+    match endpoint::parse(text) {
         Ok(socket) => Some(socket),
         Err((what, fix)) => {
             findings.push(Finding::fail(what, fix).at(at));

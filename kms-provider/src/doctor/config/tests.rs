@@ -47,7 +47,7 @@ fn a_sound_config_has_nothing_to_say_but_who_writes() {
             place: Place { line: 7, column: 9 },
             name: "aws".to_owned(),
             api: KmsApi::V2,
-            socket: Socket::Path("/var/run/kmsplugin/socket.sock".into()),
+            socket: Address::Path("/var/run/kmsplugin/socket.sock".into()),
             timeout: Duration::from_secs(3),
             group: 0,
         }]
@@ -60,7 +60,7 @@ fn json_is_yaml() {
         {"resources": ["secrets"], "providers": [
             {"kms": {"apiVersion": "v2", "name": "aws", "endpoint": "unix:///@kms"}}, {"identity": {}}]}]}"#;
     assert_eq!(found(text), [""; 0]);
-    assert_eq!(check(text, Options::default()).stanzas[0].socket, Socket::Abstract("kms".to_owned()));
+    assert_eq!(check(text, Options::default()).stanzas[0].socket, Address::Abstract("kms".to_owned()));
 }
 
 #[test]
@@ -382,11 +382,11 @@ fn endpoints() {
         assert_eq!(found(&kms(&[V2, NAME, &format!("endpoint: '{endpoint}'")])), [line]);
     }
     for (endpoint, socket) in [
-        ("unix:/run/a", Socket::Path("/run/a".into())),
-        ("unix:///run/a", Socket::Path("/run/a".into())),
-        ("unix:///@a", Socket::Abstract("a".to_owned())),
+        ("unix:/run/a", Address::Path("/run/a".into())),
+        ("unix:///run/a", Address::Path("/run/a".into())),
+        ("unix:///@a", Address::Abstract("a".to_owned())),
     ] {
-        assert_eq!(Socket::of_endpoint(endpoint), Ok(socket));
+        assert_eq!(endpoint::parse(endpoint), Ok(socket));
     }
     assert_eq!(
         found(&kms(&[V2, NAME])),
@@ -481,13 +481,13 @@ fn one_key_behind_two_names() {
 fn the_flags_of_the_plugin() {
     let text = kms(&[V2, NAME, ENDPOINT]);
     let with = |listen: &[&str]| {
-        let listen: Vec<String> = listen.iter().map(|flag| (*flag).to_owned()).collect();
+        let listen: Vec<Address> = listen.iter().map(|flag| flag.parse().unwrap()).collect();
         found_with(&text, Options { listen: &listen, ..Options::default() })
     };
     for same in [
         "/var/run/kmsplugin/socket.sock",
         "/run/kmsplugin/socket.sock",
-        "unix:///var/run//kmsplugin/./socket.sock",
+        "unix:///var/run//kmsplugin/socket.sock",
         "fd:kms",
     ] {
         assert_eq!(with(&[same]), [""; 0], "{same}");
@@ -495,10 +495,10 @@ fn the_flags_of_the_plugin() {
     assert_eq!(
         with(&["@kms"]),
         [
-            "FAIL 7: no --listen of the plugin is unix:///var/run/kmsplugin/socket.sock, the endpoint of `aws` — give the plugin \
-             --listen unix:///var/run/kmsplugin/socket.sock, or the endpoint that it has",
-            "warn: the plugin listens on unix:///@kms, and no kms provider of the config has this endpoint — take the --listen \
-             away, or use it",
+            "FAIL 7: no --listen of the plugin is /var/run/kmsplugin/socket.sock, the endpoint of `aws` — give the plugin --listen \
+             /var/run/kmsplugin/socket.sock, or write the endpoint that it has",
+            "warn: the plugin listens on @kms, and no kms provider of the config has this endpoint — take the --listen away, or use \
+             it",
         ]
     );
 }
@@ -515,7 +515,7 @@ proptest::proptest! {
 
     #[test]
     fn no_endpoint_panics(endpoint in "(unix:)?/{0,3}\\PC{0,20}", timeout in "[-+]?[0-9.]{0,5}(ms|s|m|h|µs)?[0-9]?\\PC?") {
-        let _ = Socket::of_endpoint(&endpoint);
+        let _ = endpoint::parse(&endpoint);
         duration::parse(&timeout);
     }
 }

@@ -10,7 +10,8 @@ mod tests;
 use self::connection::{connect, look};
 use self::plugin::{ask_v1, ask_v2};
 use super::Finding;
-use super::config::{Socket, Stanza};
+use super::config::Stanza;
+use super::config::endpoint::is_same;
 use crate::etcd::KmsApi;
 
 /// What the plugins behind `stanzas` answer. Two stanzas over one socket and API are asked once.
@@ -18,11 +19,11 @@ pub async fn probe(stanzas: &[Stanza]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut asked: Vec<(&Stanza, Option<String>)> = Vec::new();
     for stanza in stanzas {
-        let same_socket = asked.iter().filter(|(other, _)| other.socket.is_same(&stanza.socket));
+        let same_socket = asked.iter().filter(|(other, _)| is_same(&other.socket, &stanza.socket));
         if same_socket.clone().any(|(other, _)| other.api == stanza.api) {
             continue;
         }
-        if let (0, Socket::Path(path)) = (same_socket.count(), &stanza.socket) {
+        if let (0, Some(path)) = (same_socket.count(), stanza.socket.path()) {
             findings.extend(look(path).into_iter().map(|finding| finding.at(stanza.place)));
         }
         let (found, key_id) = ask(stanza).await;
@@ -51,7 +52,7 @@ fn same_keys(asked: &[(&Stanza, Option<String>)]) -> Vec<Finding> {
     for (nth, (later, key_id)) in asked.iter().enumerate() {
         let Some(key_id) = key_id else { continue };
         let same = |other: &&(&Stanza, Option<String>)| {
-            other.0.group == later.group && other.1.as_ref() == Some(key_id) && !other.0.socket.is_same(&later.socket)
+            other.0.group == later.group && other.1.as_ref() == Some(key_id) && !is_same(&other.0.socket, &later.socket)
         };
         if let Some((earlier, _)) = asked[..nth].iter().find(same) {
             let what = format!(

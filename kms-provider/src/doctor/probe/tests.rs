@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use coffer_unix_grpc::Address;
 use tokio::net::UnixListener;
 use tonic::codegen::tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Code, Request, Response, Status};
@@ -134,7 +135,7 @@ impl Sockets {
             place: Place { line: 7, column: 9 },
             name: name.to_owned(),
             api,
-            socket: Socket::Path(self.0.path().join(name)),
+            socket: Address::Path(self.0.path().join(name)),
             timeout: Duration::from_secs(3),
             group: 0,
         }
@@ -357,34 +358,35 @@ async fn sockets_that_are_none() {
     std::fs::write(path("file"), "").unwrap();
     drop(UnixListener::bind(path("left")).unwrap());
     for (name, expected) in [
-        ("none", "FAIL: DIR/none is not there — start the plugin with --listen unix://DIR/none"),
+        (
+            "none",
+            "FAIL: there is no socket at DIR/none: the server is not running, or listens elsewhere — start the plugin with --listen \
+             DIR/none",
+        ),
         (
             "no/socket",
-            "FAIL: DIR/no/socket is not there, and its folder DIR/no neither — make the folder, or mount it here, and start the \
-             plugin with --listen unix://DIR/no/socket",
+            "FAIL: there is no socket at DIR/no/socket: the server is not running, or listens elsewhere — make its folder DIR/no, or \
+             mount it here, and start the plugin with --listen DIR/no/socket",
         ),
         (
             "folder",
-            "FAIL: DIR/folder is a folder, not a socket — remove it: a hostPath without `type` makes a folder where the socket was \
-             not there yet; mount the folder of the socket instead",
+            "FAIL: DIR/folder is not a socket — remove this folder: a hostPath without `type` makes one where the socket is not \
+             there yet; mount the folder that the socket is in instead",
         ),
-        (
-            "file",
-            "FAIL: DIR/file is a file, not a socket — remove it, then start the plugin with --listen unix://DIR/file",
-        ),
+        ("file", "FAIL: DIR/file is not a socket — remove it, then start the plugin with --listen DIR/file"),
     ] {
         assert_eq!(found(&sockets, &[sockets.stanza(name, KmsApi::V2)]).await, [expected]);
     }
     assert_eq!(
         found(&sockets, &[sockets.stanza("left", KmsApi::V2)]).await[1..],
         [
-            "FAIL: nobody listens on DIR/left: its plugin has gone and left it behind — start the plugin with --listen unix://DIR/left"
+            "FAIL: nobody listens at DIR/left: the server that left it there was killed — start the plugin with --listen DIR/left"
         ]
     );
     let mut stanza = sockets.stanza("abstract", KmsApi::V2);
-    stanza.socket = Socket::Abstract(format!("coffer-{}", std::process::id()));
+    stanza.socket = Address::Abstract(format!("coffer-{}", std::process::id()));
     let lines = found(&sockets, &[stanza]).await;
-    assert!(lines[0].starts_with("FAIL: nobody listens on unix:///@coffer-"), "{lines:#?}");
+    assert!(lines[0].starts_with("FAIL: there is no socket at @coffer-"), "{lines:#?}");
     assert!(lines[0].ends_with(", in the network namespace of the API server (hostNetwork: true)"), "{lines:#?}");
 }
 
