@@ -2,11 +2,12 @@
 //! the DEK gets the object.
 //!
 //! [`Printed`] is what `etcdctl` gives out, [`Stored`] what one value of it is, [`Sealed`] one that a KMS
-//! provider encrypted, and [`manifest`] the object in it, as `kubectl apply` takes it.
+//! provider encrypted, and [`manifest`] the object in it, as `kubectl apply` takes it. [`extract`] goes the whole way.
 //!
 //! The rules are those of k8s.io/apiserver, `pkg/storage/value/encrypt`, read at v0.36.3.
 
 mod error;
+mod extract;
 #[cfg(test)]
 mod fixtures;
 mod object;
@@ -17,6 +18,7 @@ mod stored;
 mod tests;
 
 pub use error::StoredError;
+pub use extract::{ExtractError, Format, extract};
 pub use object::manifest;
 pub use printed::{Entry, Printed};
 pub use seal::{DekSource, Sealed};

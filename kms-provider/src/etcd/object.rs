@@ -36,6 +36,11 @@ pub fn manifest(object: &Secret) -> Result<Secret, StoredError> {
     }
 }
 
+/// Whether the bytes are an object from their first to their last, as far as that can be told.
+pub(super) fn is_whole(bytes: &[u8]) -> bool {
+    bytes.strip_prefix(PROTOBUF).is_none_or(|protobuf| Unknown::decode(protobuf).is_ok())
+}
+
 fn written<T: Message + Default + Serialize>(
     unknown: &Unknown,
     api_version: &str,

@@ -7,6 +7,7 @@ use prost::Message;
 use super::fixtures::*;
 use super::seal::EncryptedObject;
 use super::*;
+use crate::{Kind, Trouble};
 
 fn bytes(base64: &str) -> Vec<u8> {
     STANDARD.decode(base64).unwrap()
@@ -281,6 +282,119 @@ fn an_answer_without_values_is_told() {
     ] {
         assert_eq!(Printed::parse(Secret::copy_of(answer.as_bytes())).unwrap_err().to_string(), expected);
     }
+}
+
+/// What is written for `input`, the notes, and how often a DEK was asked for. KMS knows these DEKs.
+async fn extracted(
+    input: &[u8],
+    format: Format,
+    deks: &[(KmsApi, &str)],
+) -> (Result<(), String>, Vec<u8>, Vec<String>, usize) {
+    let (mut output, mut notes) = (Vec::new(), Vec::new());
+    let asked = std::cell::Cell::new(0);
+    let decrypt = async |source: DekSource<'_>| {
+        asked.set(asked.get() + 1);
+        let known = deks.iter().find(|(api, _)| *api == source.api);
+        known.map(|(_, dek)| secret(dek)).ok_or_else(|| Trouble::new(Kind::Denied, "KMS refuses"))
+    };
+    let printed = Printed::parse(Secret::copy_of(input)).unwrap();
+    let result = extract(printed, format, decrypt, &mut output, &mut |note: &str| notes.push(note.to_owned())).await;
+    (result.map_err(|error| error.to_string()), output, notes, asked.get())
+}
+
+const SEED: [(KmsApi, &str); 1] = [(KmsApi::V2, V2_SEED_DEK)];
+
+fn answer(kvs: &[(&str, &str)]) -> Vec<u8> {
+    let kvs: Vec<String> =
+        kvs.iter().map(|(key, value)| format!(r#"{{"key":"{}","value":"{value}"}}"#, STANDARD.encode(key))).collect();
+    format!(r#"{{"header":{{}},"kvs":[{}]}}"#, kvs.join(",")).into_bytes()
+}
+
+#[tokio::test]
+async fn one_value_becomes_one_object() {
+    for input in [answer(&[(KEY, V2_SEED)]), [KEY.as_bytes(), b"\n", &bytes(V2_SEED), b"\n"].concat()] {
+        let (result, output, notes, asked) = extracted(&input, Format::Json, &SEED).await;
+        assert_eq!((result, notes.len(), asked), (Ok(()), 0, 1));
+        assert_eq!(json(&Secret::copy_of(&output)), serde_json::from_str::<serde_json::Value>(SECRET_JSON).unwrap());
+        assert!(output.ends_with(b"}\n"));
+        let (result, output, ..) = extracted(&input, Format::Raw, &SEED).await;
+        assert_eq!(result, Ok(()));
+        assert!(output == bytes(SECRET));
+    }
+}
+
+#[tokio::test]
+async fn a_line_break_after_the_value_is_left_out_when_it_is_none_of_its() {
+    let plain = bytes(SECRET);
+    let crd = b"{\"kind\":\"Panda\"}".to_vec();
+    for value in [plain, crd] {
+        let broken = [&value[..], b"\n"].concat();
+        let (result, output, notes, asked) = extracted(&broken, Format::Json, &[]).await;
+        assert_eq!((result, asked), (Ok(()), 0));
+        assert_eq!(notes, ["this value is not encrypted in etcd"]);
+        assert_eq!(json(&Secret::copy_of(&output)), json(&manifest(&Secret::new(value)).unwrap()));
+    }
+    let (_, output, ..) = extracted(&[&bytes(SECRET)[..], b"\n"].concat(), Format::Raw, &[]).await;
+    assert!(output == bytes(SECRET));
+    for (api, value, dek) in
+        [(KmsApi::V2, V2_KEY, V2_KEY_DEK), (KmsApi::V1, V1_GCM, V1_GCM_DEK), (KmsApi::V1, V1_CBC, V1_CBC_DEK)]
+    {
+        let value = [KEY.as_bytes(), b"\n", &bytes(value), b"\n"].concat();
+        let (result, output, _, asked) = extracted(&value, Format::Raw, &[(api, dek)]).await;
+        assert_eq!((result, asked), (Ok(()), 1));
+        assert!(output == bytes(SECRET));
+    }
+}
+
+#[tokio::test]
+async fn many_values_become_a_list_and_one_call() {
+    let panda = "/registry/example.com/pandas/bao";
+    let input = answer(&[(KEY, V2_SEED), (panda, V2_CRD), (KEY, SECRET)]);
+    let (result, output, notes, asked) = extracted(&input, Format::Json, &SEED).await;
+    assert_eq!((result, asked), (Ok(()), 1));
+    assert_eq!(notes, ["/registry/secrets/prod/db is not encrypted in etcd"]);
+    let list = json(&Secret::copy_of(&output));
+    assert_eq!((&list["apiVersion"], &list["kind"]), (&"v1".into(), &"List".into()));
+    let kinds: Vec<_> = list["items"].as_array().unwrap().iter().map(|item| item["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["Secret", "Panda", "Secret"]);
+    let (result, output, ..) = extracted(&input, Format::Raw, &SEED).await;
+    let expected =
+        "there are 3 values, and their bytes cannot be told apart in one output: use --output json, or get one key";
+    assert_eq!((result, output.len()), (Err(expected.to_owned()), 0));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_does_not_keep_the_rest_back() {
+    let input =
+        answer(&[("/registry/a", V1_GCM), ("/registry/b", V2_SEED), ("/registry/c", DEPLOYMENT), (KEY, V2_SEED)]);
+    let (result, output, notes, asked) = extracted(&input, Format::Json, &SEED).await;
+    assert_eq!(result, Err("3 of 4 values could not be read; the others are in the output".to_owned()));
+    assert_eq!(json(&Secret::copy_of(&output))["items"].as_array().unwrap().len(), 1);
+    assert_eq!(asked, 2);
+    assert_eq!(notes[0], "/registry/a: the data key cannot be decrypted: KMS refuses");
+    assert!(
+        notes[1].starts_with("/registry/b: the data key does not open the value under the etcd key `/registry/b`: ")
+    );
+    assert_eq!(notes[2], "/registry/c is not encrypted in etcd");
+    assert!(notes[3].starts_with("/registry/c: the value is a Deployment (apps/v1), "));
+}
+
+#[tokio::test]
+async fn what_concerns_every_value_ends_it_at_once() {
+    let printed = Printed::parse(Secret::new(answer(&[(KEY, V2_SEED), (KEY, V1_GCM)]))).unwrap();
+    let asked = std::cell::Cell::new(0);
+    let decrypt = async |_: DekSource<'_>| {
+        asked.set(asked.get() + 1);
+        Err(Trouble::new(Kind::Credentials, "no credentials"))
+    };
+    let error = extract(printed, Format::Json, decrypt, &mut Vec::new(), &mut |_: &str| {}).await.unwrap_err();
+    assert_eq!((error.to_string().as_str(), asked.get()), ("the data key cannot be decrypted: no credentials", 1));
+}
+
+#[tokio::test]
+async fn without_its_etcd_key_a_value_is_not_opened() {
+    let (result, output, _, asked) = extracted(&bytes(V2_SEED), Format::Json, &SEED).await;
+    assert_eq!((result, output.len(), asked), (Err(StoredError::NoEtcdKey.to_string()), 0, 0));
 }
 
 /// Values that begin as real ones do.
