@@ -71,4 +71,9 @@ pub enum StoredError {
     /// What etcdctl printed has not the expected form.
     #[error("this is not what `etcdctl get -w json` prints: {0}")]
     NotEtcdctl(String),
+    /// `--etcd-key` with more values than one.
+    #[error(
+        "this is not for --etcd-key: there are {0} values, and each of them has its key with it; leave the flag out"
+    )]
+    KeyOfMany(usize),
 }

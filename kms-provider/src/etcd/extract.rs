@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use coffer_runtime::Secret;
 
@@ -49,7 +50,7 @@ impl ExtractError {
     /// Whether another command is needed, and the same one will fail again.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::RawOfMany(_) | Self::Stored(StoredError::NoEtcdKey))
+        matches!(self, Self::RawOfMany(_) | Self::Stored(StoredError::NoEtcdKey | StoredError::KeyOfMany(_)))
     }
 
     /// Whether every other value will meet the same.
@@ -72,7 +73,7 @@ impl ExtractError {
 pub async fn extract(
     printed: Printed,
     format: Format,
-    decrypt: impl AsyncFn(DekSource<'_>) -> Result<Secret, Trouble>,
+    decrypt: impl AsyncFn(DekSource<'_>) -> Result<Arc<Secret>, Trouble>,
     output: &mut impl Write,
     note: &mut impl FnMut(&str),
 ) -> Result<(), ExtractError> {
@@ -92,7 +93,7 @@ pub async fn extract(
 }
 
 /// One object that cannot be read does not keep the others back: this may be all that is left of a cluster.
-async fn list<F: AsyncFn(DekSource<'_>) -> Result<Secret, Trouble>>(
+async fn list<F: AsyncFn(DekSource<'_>) -> Result<Arc<Secret>, Trouble>>(
     entries: &[Entry],
     deks: &mut Deks<F>,
     output: &mut impl Write,
@@ -122,20 +123,23 @@ async fn list<F: AsyncFn(DekSource<'_>) -> Result<Secret, Trouble>>(
 /// The DEKs that were decrypted. Over v2 an API server has one for as long as it runs, and every call costs.
 struct Deks<F> {
     decrypt: F,
-    known: HashMap<(KmsApi, String, Vec<u8>), Secret>,
+    known: HashMap<(KmsApi, String, Vec<u8>), Arc<Secret>>,
 }
 
-impl<F: AsyncFn(DekSource<'_>) -> Result<Secret, Trouble>> Deks<F> {
+impl<F: AsyncFn(DekSource<'_>) -> Result<Arc<Secret>, Trouble>> Deks<F> {
     /// The object in a value. `etcdctl get --print-value-only` ends it with a line break, which any value may
     /// also end with by itself: it is left out when with it nothing can be read.
     async fn object(&mut self, entry: &Entry, note: &mut impl FnMut(&str)) -> Result<Secret, ExtractError> {
         let value = entry.value.expose();
         let whole = self.open(value, entry, note).await;
-        match (whole, value.strip_suffix(b"\n")) {
-            (Err(ExtractError::Stored(error)), Some(value)) => {
-                self.open(value, entry, note).await.map_err(|_| error.into())
-            }
-            (whole, _) => whole,
+        let (Err(ExtractError::Stored(error)), Some(shorter)) = (&whole, value.strip_suffix(b"\n")) else {
+            return whole;
+        };
+        // Of two failures, that of the value which has the right form tells more.
+        let malformed = matches!(error, StoredError::Damaged(_) | StoredError::CutOff(_));
+        match self.open(shorter, entry, note).await {
+            Err(_) if !malformed => whole,
+            shorter => shorter,
         }
     }
 

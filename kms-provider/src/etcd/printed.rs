@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use coffer_runtime::Secret;
 use serde::Deserialize;
 
-use super::StoredError;
+use super::{Sealed, Stored, StoredError};
 
 /// One value, and where etcd has it.
 #[derive(Debug)]
@@ -23,6 +23,18 @@ pub enum Printed {
     One(Entry),
     /// The answer to a `get` in JSON with more than one key.
     Many(Vec<Entry>),
+}
+
+impl Entry {
+    /// The value as a KMS provider encrypted it, with or without a line break at its end.
+    fn sealed(&self) -> Option<Sealed<'_>> {
+        let value = self.value.expose();
+        let parsed = Stored::parse(value).or_else(|error| value.strip_suffix(b"\n").map_or(Err(error), Stored::parse));
+        match parsed {
+            Ok(Stored::Sealed(sealed)) => Some(sealed),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -66,6 +78,37 @@ impl Printed {
             return Ok(Self::One(Entry { etcd_key: Some(key.to_owned()), value: Secret::copy_of(value) }));
         }
         Ok(Self::One(Entry { etcd_key: None, value: input }))
+    }
+
+    /// The same value, under `etcd_key`.
+    ///
+    /// # Errors
+    /// When it is more than one.
+    pub fn at(self, etcd_key: &str) -> Result<Self, StoredError> {
+        match self {
+            Self::One(entry) => Ok(Self::One(Entry { etcd_key: Some(etcd_key.to_owned()), ..entry })),
+            Self::Many(entries) => Err(StoredError::KeyOfMany(entries.len())),
+        }
+    }
+
+    /// Whether a KMS provider encrypted any of it.
+    #[must_use]
+    pub fn needs_kms(&self) -> bool {
+        self.entries().iter().any(|entry| entry.sealed().is_some())
+    }
+
+    /// A key id that stands in it, which is as good a name of the key as its plugin had.
+    #[must_use]
+    pub fn key_id(&self) -> Option<String> {
+        let mut sealed = self.entries().iter().filter_map(Entry::sealed);
+        sealed.find_map(|sealed| Some(sealed.dek_source().key_id.to_owned()).filter(|key_id| !key_id.is_empty()))
+    }
+
+    fn entries(&self) -> &[Entry] {
+        match self {
+            Self::One(entry) => std::slice::from_ref(entry),
+            Self::Many(entries) => entries,
+        }
     }
 
     fn answer(bytes: &[u8]) -> Result<Self, StoredError> {

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use coffer_runtime::Secret;
@@ -295,7 +297,7 @@ async fn extracted(
     let decrypt = async |source: DekSource<'_>| {
         asked.set(asked.get() + 1);
         let known = deks.iter().find(|(api, _)| *api == source.api);
-        known.map(|(_, dek)| secret(dek)).ok_or_else(|| Trouble::new(Kind::Denied, "KMS refuses"))
+        known.map(|(_, dek)| Arc::new(secret(dek))).ok_or_else(|| Trouble::new(Kind::Denied, "KMS refuses"))
     };
     let printed = Printed::parse(Secret::copy_of(input)).unwrap();
     let result = extract(printed, format, decrypt, &mut output, &mut |note: &str| notes.push(note.to_owned())).await;
@@ -391,10 +393,38 @@ async fn what_concerns_every_value_ends_it_at_once() {
     assert_eq!((error.to_string().as_str(), asked.get()), ("the data key cannot be decrypted: no credentials", 1));
 }
 
+#[test]
+fn what_is_asked_of_kms_is_known_before() {
+    let parse = |input: Vec<u8>| Printed::parse(Secret::new(input)).unwrap();
+    let broken = [&bytes(V2_SEED)[..], b"\n"].concat();
+    for (printed, expected) in [
+        (parse(bytes(SECRET)), (false, None)),
+        (parse(bytes(V1_CBC)), (true, None)),
+        (parse(broken), (true, Some("alias/etcd"))),
+        (parse(answer(&[(KEY, V1_GCM), (KEY, SECRET), (KEY, V2_KEY)])), (true, Some("alias/etcd"))),
+    ] {
+        assert_eq!((printed.needs_kms(), printed.key_id().as_deref()), expected);
+    }
+}
+
+#[test]
+fn a_value_can_be_said_to_lie_elsewhere() {
+    let one = Printed::parse(Secret::new(answer(&[("/old", V2_SEED)]))).unwrap().at("/new").unwrap();
+    let Printed::One(entry) = one else { panic!() };
+    assert_eq!(entry.etcd_key.as_deref(), Some("/new"));
+    let many = Printed::parse(Secret::new(answer(&[("/a", V2_SEED), ("/b", V2_SEED)]))).unwrap();
+    assert_eq!(
+        many.at("/new").unwrap_err().to_string(),
+        "this is not for --etcd-key: there are 2 values, and each of them has its key with it; leave the flag out"
+    );
+}
+
 #[tokio::test]
 async fn without_its_etcd_key_a_value_is_not_opened() {
-    let (result, output, _, asked) = extracted(&bytes(V2_SEED), Format::Json, &SEED).await;
-    assert_eq!((result, output.len(), asked), (Err(StoredError::NoEtcdKey.to_string()), 0, 0));
+    for value in [bytes(V2_SEED), [&bytes(V2_SEED)[..], b"\n"].concat()] {
+        let (result, output, _, asked) = extracted(&value, Format::Json, &SEED).await;
+        assert_eq!((result, output.len(), asked), (Err(StoredError::NoEtcdKey.to_string()), 0, 0));
+    }
 }
 
 /// Values that begin as real ones do.

@@ -72,21 +72,30 @@ fn slash(path: &str) -> &'static str {
     if path.starts_with('/') { "" } else { "/" }
 }
 
-/// Whether each end of the plugin's flags and of the config finds the other.
+/// Whether the plugin listens where the config looks for it. Another provider may be another plugin's, so that only
+/// what this one listens on has to be in the config.
 pub(super) fn check_listen(stanzas: &[Stanza], listen: &[Address], findings: &mut Vec<Finding>) {
+    let used = |address: &Address| stanzas.iter().any(|stanza| is_same(&stanza.socket, address));
     // Only systemd knows which path is behind a name of its own.
-    if listen.is_empty() || listen.iter().any(|address| matches!(address, Address::Inherited(_))) {
-        return;
-    }
-    for Stanza { socket, name, place, .. } in stanzas {
-        if !listen.iter().any(|address| is_same(address, socket)) {
-            let what = format!("no --listen of the plugin is {socket}, the endpoint of `{name}`");
-            let fix = format!("give the plugin --listen {socket}, or write the endpoint that it has");
-            findings.push(Finding::fail(what, fix).at(*place));
-        }
-    }
-    for address in listen.iter().filter(|address| !stanzas.iter().any(|stanza| is_same(&stanza.socket, address))) {
+    let (unknown, listen): (Vec<&Address>, Vec<&Address>) =
+        listen.iter().partition(|address| matches!(address, Address::Inherited(_)));
+    let found = !unknown.is_empty() || listen.iter().any(|address| used(address));
+    for address in listen.into_iter().filter(|address| !used(address)) {
         let what = format!("the plugin listens on {address}, and no kms provider of the config has this endpoint");
-        findings.push(Finding::warn(what, "take the --listen away, or use it"));
+        findings.push(if found {
+            Finding::warn(what, format!("take this --listen away, or write `endpoint: {}`", endpoint_of(address)))
+        } else {
+            Finding::fail(
+                what,
+                format!("write `endpoint: {}`, or give the plugin another --listen", endpoint_of(address)),
+            )
+        });
+    }
+}
+
+fn endpoint_of(address: &Address) -> String {
+    match address {
+        Address::Path(path) => format!("unix://{}", path.display()),
+        other => format!("unix:///{other}"),
     }
 }

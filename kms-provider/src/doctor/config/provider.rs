@@ -158,7 +158,7 @@ fn api(fields: &Fields<'_>, findings: &mut Vec<Finding>) -> KmsApi {
     match fields.text("apiVersion", findings) {
         Some("v2") => KmsApi::V2,
         Some("v1") => {
-            let fix = "put a provider with `apiVersion: v2` and another name above it, and keep this one to read \
+            let fix = "let a provider with `apiVersion: v2` and another name write, above this one, and keep this one \
                        until everything has been written anew";
             findings.push(Finding::warn(deprecated, fix).at(place));
             KmsApi::V1

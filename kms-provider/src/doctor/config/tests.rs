@@ -298,7 +298,7 @@ fn versions_of_the_api() {
     assert_eq!(
         found(&kms(&["apiVersion: v1", NAME, ENDPOINT])),
         [format!(
-            "warn 8: {deprecated} — put a provider with `apiVersion: v2` and another name above it, and keep this one to read \
+            "warn 8: {deprecated} — let a provider with `apiVersion: v2` and another name write, above this one, and keep this one \
              until everything has been written anew"
         )]
     );
@@ -493,12 +493,19 @@ fn the_flags_of_the_plugin() {
         assert_eq!(with(&[same]), [""; 0], "{same}");
     }
     assert_eq!(
-        with(&["@kms"]),
+        with(&["@kms", "/run/other"]),
         [
-            "FAIL 7: no --listen of the plugin is /var/run/kmsplugin/socket.sock, the endpoint of `aws` — give the plugin --listen \
-             /var/run/kmsplugin/socket.sock, or write the endpoint that it has",
-            "warn: the plugin listens on @kms, and no kms provider of the config has this endpoint — take the --listen away, or use \
-             it",
+            "FAIL: the plugin listens on @kms, and no kms provider of the config has this endpoint — write `endpoint: unix:///@kms`, \
+             or give the plugin another --listen",
+            "FAIL: the plugin listens on /run/other, and no kms provider of the config has this endpoint — write `endpoint: \
+             unix:///run/other`, or give the plugin another --listen",
+        ]
+    );
+    assert_eq!(
+        with(&["@kms", "/run/kmsplugin/socket.sock"]),
+        [
+            "warn: the plugin listens on @kms, and no kms provider of the config has this endpoint — take this --listen away, or write \
+          `endpoint: unix:///@kms`"
         ]
     );
 }

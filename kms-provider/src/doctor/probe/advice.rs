@@ -69,6 +69,11 @@ fn fix(stanza: &Stanza, call: Call, code: Code, text: &str) -> String {
         return "give the plugin credentials that AWS accepts: the role of the instance, a web identity, or --role-arn"
             .to_owned();
     }
+    let reach = "see that the plugin reaches KMS: --region, --kms-endpoint, proxy, route";
+    if says(&["cannot be reached", "does not answer in time", "ConnectionFailed", "connection refused", "no such host"])
+    {
+        return reach.to_owned();
+    }
     match code {
         Code::Unimplemented => match call {
             Call::Version => "the plugin does not speak KMS v1: write `apiVersion: v2`".to_owned(),
@@ -82,7 +87,7 @@ fn fix(stanza: &Stanza, call: Call, code: Code, text: &str) -> String {
             "see that the plugin reaches KMS (--region, --kms-endpoint, proxy, route), or raise the `timeout` of {:?}",
             stanza.timeout
         ),
-        Code::Unavailable => "see that the plugin reaches KMS: --region, --kms-endpoint, proxy, route".to_owned(),
+        Code::Unavailable => reach.to_owned(),
         _ => "look at the log of the plugin".to_owned(),
     }
 }
