@@ -1,9 +1,6 @@
 //! Ports and addresses on loopback.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    sync::atomic::{AtomicU16, Ordering},
-};
+use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::{Context, Result};
 
@@ -13,11 +10,8 @@ pub fn free_port() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// A loopback address with that port, which no other caller gets: for a program that is told where to
-/// listen before it starts, and again after it was killed.
-pub fn own_address(port: u16) -> SocketAddr {
-    static TAKEN: AtomicU16 = AtomicU16::new(0);
-    let [high, low] = (TAKEN.fetch_add(1, Ordering::Relaxed) + 1).to_be_bytes();
-    let process = u8::try_from(std::process::id() % 250).unwrap_or_default() + 1;
-    (Ipv4Addr::new(127, process, high, low), port).into()
+/// A loopback address that, as good as surely, nobody else uses, in this process or another: every
+/// port of it stays free through a restart.
+pub fn own_address() -> Ipv4Addr {
+    Ipv4Addr::new(127, fastrand::u8(1..255), fastrand::u8(..), fastrand::u8(1..255))
 }

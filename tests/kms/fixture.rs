@@ -54,7 +54,7 @@ impl Fixture {
             aws: Aws::new(localstack.url()),
             proxy: FaultProxy::start(localstack.url())?,
             folder: tempfile::tempdir()?,
-            listen: own_address(9467),
+            listen: (own_address(), 9467).into(),
         })
     }
 
