@@ -189,8 +189,7 @@ impl Keyring {
         let mut first_trouble: Option<Trouble> = None;
         for place in self.candidates(key_id)? {
             let key = self.key(place);
-            let pinned = self.policy == Policy::Listed;
-            match key.decrypt(blob, pinned, &self.lanes.decrypt, deadline, caller).await {
+            match key.decrypt(blob, self.pin(place).as_deref(), &self.lanes.decrypt, deadline, caller).await {
                 Ok(decrypted) => {
                     self.last_good.store(place, Ordering::Relaxed);
                     if place == 0 {
@@ -242,8 +241,7 @@ impl Keyring {
         let plaintext = Secret::new(bytes);
         let Ok(blob) = self.encrypt(&plaintext, deadline, &caller).await else { return };
         // The key's own probe does not go to other keys.
-        let pinned = self.policy == Policy::Listed;
-        match self.writer.decrypt(&blob, pinned, &self.lanes.own, deadline, &caller).await {
+        match self.writer.decrypt(&blob, self.pin(0).as_deref(), &self.lanes.own, deadline, &caller).await {
             Ok(decrypted) if decrypted.plaintext.expose() == plaintext.expose() => self.succeeded(Operation::Decrypt),
             Ok(_) => {
                 let text = "KMS gives back another plaintext than was encrypted; look at what is between here and KMS";
@@ -270,6 +268,15 @@ impl Keyring {
     /// Waits until a call fails.
     pub async fn alarmed(&self) {
         self.alarm.notified().await;
+    }
+
+    /// The key that KMS is told to decrypt with: of an alias the one that is encrypted under now, which may
+    /// not be the one that it was moved to a moment ago.
+    fn pin(&self, place: usize) -> Option<String> {
+        (self.policy == Policy::Listed).then(|| match self.active() {
+            Ok(active) if place == 0 => active.target.clone(),
+            _ => self.key(place).name().as_str().to_owned(),
+        })
     }
 
     /// The keys to try, in order: places in writer, then readers.

@@ -2,10 +2,13 @@
 
 mod faults;
 mod fixture;
+mod follow;
 mod formats;
-
 mod health;
+mod input;
 mod life;
 mod local_kek;
+mod replica;
+mod routing;
 mod sharing;
 mod two_keys;
