@@ -2,12 +2,16 @@
 
 mod faults;
 mod fixture;
+mod flags;
 mod follow;
 mod formats;
 mod health;
+mod identity;
 mod input;
+mod leaks;
 mod life;
 mod local_kek;
+mod metrics;
 mod replica;
 mod routing;
 mod sharing;
