@@ -3,10 +3,11 @@ module coffer.dev/conformance/kms-v031
 go 1.26.0
 
 require (
-	google.golang.org/grpc v1.65.0
 	k8s.io/apiserver v0.31.14
 	k8s.io/kms v0.31.14
 )
+
+require google.golang.org/grpc v1.65.0 // indirect
 
 require (
 	coffer.dev/conformance/plugin v0.0.0
@@ -72,7 +73,7 @@ require (
 	gopkg.in/yaml.v2 v2.4.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 	k8s.io/api v0.31.14 // indirect
-	k8s.io/apimachinery v0.31.14 // indirect
+	k8s.io/apimachinery v0.31.14
 	k8s.io/client-go v0.31.14 // indirect
 	k8s.io/component-base v0.31.14 // indirect
 	k8s.io/klog/v2 v2.130.1 // indirect

@@ -5,12 +5,10 @@ package conformance
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"testing"
 
 	"k8s.io/apiserver/pkg/util/feature"
-	"k8s.io/klog/v2"
 )
 
 func TestMain(m *testing.M) {
@@ -19,7 +17,5 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	klog.LogToStderr(false)
-	klog.SetOutput(io.Discard)
 	os.Exit(m.Run())
 }

@@ -15,6 +15,7 @@ import (
 // Relay stands between a plugin and KMS: it counts the calls, and answers for KMS on a bad day.
 type Relay struct {
 	server *httptest.Server
+	ended  chan struct{}
 
 	mutex sync.Mutex
 	calls map[string]int
@@ -29,13 +30,13 @@ func NewRelay(t testing.TB) *Relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	relay := &Relay{calls: map[string]int{}}
+	relay := &Relay{ended: make(chan struct{}), calls: map[string]int{}}
 	proxy := httputil.NewSingleHostReverseProxy(kms)
 	relay.server = httptest.NewServer(http.HandlerFunc(func(reply http.ResponseWriter, request *http.Request) {
 		delay, code := relay.count(request.Header.Get("X-Amz-Target"))
 		select {
 		case <-time.After(delay):
-		case <-request.Context().Done():
+		case <-relay.ended:
 			return
 		}
 		if code != "" {
@@ -48,6 +49,7 @@ func NewRelay(t testing.TB) *Relay {
 		proxy.ServeHTTP(reply, request)
 	}))
 	t.Cleanup(func() {
+		close(relay.ended)
 		relay.server.CloseClientConnections()
 		relay.server.Close()
 	})
