@@ -9,8 +9,10 @@ use tonic::Code;
 /// What a failure means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Too many calls, here or at AWS.
+    /// KMS throttles.
     Throttled,
+    /// Too many requests here: KMS was not asked.
+    Busy,
     /// KMS or the way to it is broken.
     Unreachable,
     /// No answer before the caller's deadline.
@@ -65,7 +67,7 @@ impl Kind {
     /// Whether it says nothing about the key: KMS was not heard.
     #[must_use]
     pub fn is_outage(self) -> bool {
-        matches!(self, Self::Throttled | Self::Unreachable | Self::TimedOut | Self::Credentials)
+        matches!(self, Self::Throttled | Self::Busy | Self::Unreachable | Self::TimedOut | Self::Credentials)
     }
 
     /// The label in our metrics and logs, and the first word of a health text.
@@ -73,6 +75,7 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Throttled => "throttled",
+            Self::Busy => "busy",
             Self::Unreachable => "unreachable",
             Self::TimedOut => "timed_out",
             Self::KeyUnusable => "key_unusable",
@@ -87,7 +90,7 @@ impl Kind {
     #[must_use]
     pub fn aep_status(self) -> &'static str {
         match self {
-            Self::Throttled => "failure-throttle",
+            Self::Throttled | Self::Busy => "failure-throttle",
             Self::BadCiphertext => "failure-corruption",
             _ => "failure",
         }
@@ -97,7 +100,7 @@ impl Kind {
     #[must_use]
     pub fn code(self) -> Code {
         match self {
-            Self::Throttled => Code::ResourceExhausted,
+            Self::Throttled | Self::Busy => Code::ResourceExhausted,
             Self::Unreachable => Code::Unavailable,
             Self::TimedOut => Code::DeadlineExceeded,
             Self::KeyUnusable => Code::FailedPrecondition,
@@ -129,7 +132,7 @@ impl From<AwsError> for Trouble {
     fn from(error: AwsError) -> Self {
         let kind = Kind::of_aws(&error);
         let text = match kind {
-            Kind::Throttled => format!("KMS throttles: {error}"),
+            Kind::Throttled | Kind::Busy => format!("KMS throttles: {error}"),
             Kind::Unreachable => format!("KMS cannot be reached: {error}"),
             Kind::TimedOut => format!("KMS does not answer in time: {error}"),
             Kind::KeyUnusable => format!("KMS cannot use the key: {error}; enable it, or cancel its deletion"),

@@ -1,18 +1,15 @@
 //! Metrics, in the names and labels that dashboards and alerts rely on.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use coffer_runtime::VERSION;
-use coffer_runtime::aws::{AwsError, CallObserver};
+use coffer_runtime::telemetry::{Calls, Gauges, unix};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 use crate::identity::Identities;
 use crate::reload::{ConfigState, ReloadStatus};
@@ -22,50 +19,12 @@ use crate::status::{ReferenceStatus, State, Status};
 /// volumes' counts. A scrape stays bounded whatever a configuration says.
 const REFERENCES_MAX: usize = 200;
 
-/// Counts calls to AWS, whichever part makes them.
-#[derive(Clone, Debug)]
-pub struct Calls {
-    total: Family<CallLabels, Counter>,
-    seconds: Family<ActionLabels, Histogram, fn() -> Histogram>,
-}
-
-impl Default for Calls {
-    fn default() -> Self {
-        // From a call within the region to the time limit of an attempt, in seconds.
-        let buckets = || Histogram::new([0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
-        Self { total: Family::default(), seconds: Family::new_with_constructor(buckets) }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CallLabels {
-    action: &'static str,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ActionLabels {
-    action: &'static str,
-}
-
-impl CallObserver for Calls {
-    fn called(&self, action: &'static str, outcome: Result<Option<&str>, &AwsError>, took: Duration) {
-        let result = outcome.map_or_else(|error| error.class.as_str(), |_| "ok");
-        self.total.get_or_create(&CallLabels { action, result }).inc();
-        self.seconds.get_or_create(&ActionLabels { action }).observe(took.as_secs_f64());
-        let request_id = outcome.ok().flatten().unwrap_or_default();
-        tracing::debug!(action, result, request_id, took_ms = took.as_millis(), "called AWS");
-    }
-}
-
 /// All metrics of a process.
 #[must_use]
 pub fn registry(calls: &Calls, status: Status, identities: Arc<Identities>, reloads: Option<ReloadStatus>) -> Registry {
     let mut registry = Registry::with_prefix("coffer");
     registry.register("build", "Version of this program", Info::new([("version", VERSION)]));
-    registry.register("aws_calls", "Calls to AWS by IAM action and class of result", calls.total.clone());
-    let help = "Time of a call to AWS, from sending to the last byte";
-    registry.register_with_unit("aws_call_duration", help, Unit::Seconds, calls.seconds.clone());
+    calls.register(&mut registry);
     registry.register_collector(Box::new(Snapshot { status, identities, reloads }));
     registry
 }
@@ -90,7 +49,7 @@ impl Collector for Snapshot {
         let paths: Vec<String> = volumes.iter().map(|volume| volume.path.display().to_string()).collect();
         let by_volume = || paths.iter().zip(&volumes);
 
-        let mut gauges = Gauges(&mut encoder);
+        let mut gauges = Gauges::new(&mut encoder);
         gauges.write(
             "volume_ready",
             "Whether a full set is in place",
@@ -190,30 +149,4 @@ impl Collector for Snapshot {
         }
         Ok(())
     }
-}
-
-struct Gauges<'a, 'b>(&'a mut DescriptorEncoder<'b>);
-
-impl Gauges<'_, '_> {
-    fn write<'l>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl Iterator<Item = (Vec<(&'l str, &'l str)>, f64)>,
-    ) -> Result<(), std::fmt::Error> {
-        let mut family = self.0.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
-        for (labels, value) in samples {
-            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-
-    fn write_one(&mut self, name: &str, help: &str, value: f64) -> Result<(), std::fmt::Error> {
-        let encoder = self.0.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
-        ConstGauge::new(value).encode(encoder)
-    }
-}
-
-fn unix(time: SystemTime) -> f64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }

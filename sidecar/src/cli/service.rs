@@ -13,7 +13,7 @@ use coffer::api::Api;
 use coffer::engine::{Orders, Shared, Told};
 use coffer::identity::Identities;
 use coffer::journal::Journal;
-use coffer::metrics::{self, Calls};
+use coffer::metrics;
 use coffer::notify::{NotifyCounters, RotationProbe, rotation_router};
 use coffer::push::{self, PushHandle};
 use coffer::reload::{self, ConfigFile, Hangup, ReloadStatus};
@@ -24,7 +24,7 @@ use coffer::volume::VolumeError;
 use coffer_runtime::VERSION;
 use coffer_runtime::aws::{Aws, Timeouts, session_name};
 use coffer_runtime::process::Exit;
-use coffer_runtime::telemetry::{LogFormat, Readiness, ops_router, serve};
+use coffer_runtime::telemetry::{Calls, LogFormat, Readiness, ops_router, serve};
 use tokio::net::TcpListener;
 
 use super::status::status_route;

@@ -14,6 +14,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogLevel(LevelFilter);
 
+impl LogLevel {
+    /// What helps to find a fault.
+    pub const DEBUG: Self = Self(LevelFilter::DEBUG);
+}
+
 impl FromStr for LogLevel {
     type Err = String;
 

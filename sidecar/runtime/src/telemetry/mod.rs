@@ -2,9 +2,11 @@
 //! over HTTP.
 
 mod logs;
+mod metrics;
 mod ops;
 mod output;
 
 pub use logs::{LogFormat, LogLevel, init_logs};
-pub use ops::{Readiness, ops_router, serve};
+pub use metrics::{Calls, Gauges, unix};
+pub use ops::{Readiness, metrics_router, ops_router, serve};
 pub use output::Unblocking;

@@ -1,9 +1,19 @@
-//! A key in AWS KMS.
+//! A key in AWS KMS: calls within a caller's deadline, retried within a budget, bounded in number, each
+//! written to the audit log.
+
+mod attempts;
+mod kms;
+mod lane;
+mod retries;
 
 use std::future::Future;
 
 use coffer_runtime::Secret;
 use tokio::time::Instant;
+
+pub use kms::{Decrypted, Description, Kms, KmsKey, KmsSettings, NoRegion, SourceArn, SourceArnError};
+pub use lane::Lane;
+pub use retries::Retries;
 
 use crate::Trouble;
 

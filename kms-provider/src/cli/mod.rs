@@ -1,0 +1,58 @@
+//! The command line.
+
+mod flags;
+mod http;
+mod serve;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Kubernetes' KMS plugin on AWS KMS: encrypts what an API server stores in etcd.
+///
+/// Without a command it serves, with every flag of the AWS Encryption Provider: swap the binary, and it
+/// reads and writes the same data.
+#[derive(Debug, Parser)]
+#[command(
+    name = "coffer-kms",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = EXAMPLE
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    serve: serve::Serve,
+}
+
+const EXAMPLE: &str = "\
+A control plane with one key:
+  coffer-kms --key arn:aws:kms:eu-west-1:123456789012:key/ID --region eu-west-1 \\
+             --listen /var/run/kmsplugin/socket.sock
+
+Amazon EKS itself takes no KMS plugin: this is for control planes of your own.
+Exit codes: 0 done, 1 failed at run time, 2 wrong use or configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the KMS API on unix sockets (what is done without a command)
+    Serve(Box<serve::Serve>),
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> ExitCode {
+        match self.command {
+            None => self.serve.run().into(),
+            Some(Command::Serve(serve)) => serve.run().into(),
+        }
+    }
+}
+
+/// Prints why a command failed, on standard error.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "error: {text}");
+}

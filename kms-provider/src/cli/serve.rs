@@ -1,0 +1,224 @@
+//! `coffer-kms serve`, and `coffer-kms` with no command.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coffer_kms::keyring::{Keyring, Policy};
+use coffer_kms::metrics::Metrics;
+use coffer_kms::probe::{Pulse, keep_following, keep_probing};
+use coffer_kms::remote::{Kms, KmsKey};
+use coffer_kms::service::{Door, StatusSettings, WriteFormat};
+use coffer_runtime::VERSION;
+use coffer_runtime::process::{Exit, Termination};
+use coffer_runtime::telemetry::{self, init_logs, metrics_router};
+use coffer_unix_grpc::{Access, Address, Inherited, Socket};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use super::complain;
+use super::flags::{
+    FailStatusFlag, FormatFlag, FormatFlags, HealthFlags, HttpAddress, KeyFlags, KeyPlan, NamedKey, SocketFlags,
+};
+
+/// A first answer of KMS is waited for this long before sockets are served, so that an API server's first
+/// question finds a key that is known to work. Connections queue meanwhile.
+const FIRST_PROBE: Duration = Duration::from_millis(500);
+/// How often what is past its time is wiped.
+const SWEEP: Duration = Duration::from_secs(30);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    keys: KeyFlags,
+
+    #[command(flatten)]
+    sockets: SocketFlags,
+
+    #[command(flatten)]
+    formats: FormatFlags,
+
+    #[command(flatten)]
+    health: HealthFlags,
+}
+
+/// Why it does not serve, and the exit code.
+struct Failed(Exit, String);
+
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` passes by value")]
+impl Failed {
+    fn usage(error: impl ToString) -> Self {
+        Self(Exit::Usage, error.to_string())
+    }
+
+    fn at_run_time(error: impl ToString) -> Self {
+        Self(Exit::Failed, error.to_string())
+    }
+}
+
+impl Serve {
+    pub(super) fn run(&self) -> Exit {
+        match self.start() {
+            Ok(()) => Exit::Done,
+            Err(Failed(exit, text)) => {
+                complain(&text);
+                exit
+            }
+        }
+    }
+
+    fn start(&self) -> Result<(), Failed> {
+        let plan = self.keys.plan().map_err(Failed::usage)?;
+        let addresses = self.sockets.addresses(plan.writers.len()).map_err(Failed::usage)?;
+        self.formats.limits().check().map_err(Failed::usage)?;
+        init_logs(self.health.log_level(), self.health.log_format);
+        // One for KMS and one beside it: an API server's storm must not hold up its Status.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(Failed::at_run_time)?;
+        let result = runtime.block_on(self.serve(plan, addresses));
+        runtime.shutdown_timeout(Duration::from_millis(100));
+        result
+    }
+
+    async fn serve(&self, plan: KeyPlan, addresses: Vec<Address>) -> Result<(), Failed> {
+        let mut termination = Termination::listen().map_err(Failed::at_run_time)?;
+        // Before anything is asked of AWS: a second instance must not get far.
+        let sockets = open(&addresses, &self.sockets.access())?;
+        let http = bind(&self.health.health_port).await?;
+
+        let metrics = Metrics::default();
+        let calls = Arc::new(metrics.calls().clone());
+        let names = plan.writers.iter().chain(&plan.readers).map(|key| &key.name);
+        let kms = Arc::new(Kms::load(plan.kms, names, calls).await.map_err(Failed::usage)?);
+        let of = |key: &NamedKey| -> Result<KmsKey, Failed> {
+            kms.key(&key.name, &key.context, &plan.replicas).map_err(Failed::usage)
+        };
+        let mut doors = Vec::new();
+        let mut pulses = Vec::new();
+        for writer in &plan.writers {
+            let readers = plan.readers.iter().map(of).collect::<Result<_, _>>()?;
+            let door = self.door(of(writer)?, readers, plan.policy, &metrics)?;
+            let pulse = Arc::new(Pulse::start());
+            self.watch(&door, &pulse);
+            doors.push(door);
+            pulses.push(pulse);
+        }
+        for (door, address) in doors.iter().zip(&addresses) {
+            tracing::info!(
+                key = door.keyring().writer().name().as_str(),
+                socket = %address,
+                identity = kms.credentials().label(),
+                "coffer-kms {VERSION} starts"
+            );
+        }
+
+        let registry = Arc::new(metrics.registry(doors.clone(), kms.credentials().clone()));
+        let routes = super::http::routes(&self.health.healthz_path, &self.health.livez_path, doors.clone(), pulses);
+        tokio::spawn(telemetry::serve(http, routes.merge(metrics_router(registry))));
+
+        let (stop, stopped) = watch::channel(());
+        let first_answer = Instant::now() + FIRST_PROBE;
+        let mut servers = JoinSet::new();
+        for (socket, door) in sockets.into_iter().zip(doors) {
+            let mut stopped = stopped.clone();
+            let grace = self.sockets.shutdown_grace;
+            servers.spawn(async move {
+                let _ = timeout_at(first_answer, door.keyring().tried()).await;
+                // Ends when told to, and when nobody is there to tell any more.
+                let shutdown = async move { drop(stopped.changed().await) };
+                coffer_unix_grpc::serve(socket, door.routes(), shutdown, grace).await
+            });
+        }
+        drop(stopped);
+        let ended = tokio::select! {
+            signal = termination.requested() => {
+                tracing::info!(signal, "asked to end; requests under way are answered first");
+                None
+            }
+            ended = servers.join_next() => ended,
+        };
+        drop(stop);
+        let mut result = ended.map_or(Ok(()), server_end);
+        while let Some(ended) = servers.join_next().await {
+            result = result.and(server_end(ended));
+        }
+        tracing::info!("coffer-kms ends");
+        result
+    }
+
+    fn door(
+        &self,
+        writer: KmsKey,
+        readers: Vec<KmsKey>,
+        policy: Policy,
+        metrics: &Metrics,
+    ) -> Result<Arc<Door>, Failed> {
+        let formats = &self.formats;
+        let counters = metrics.of_key(writer.name().as_str());
+        let keyring = Keyring::new(writer, readers, policy, !formats.follow_key, formats.max_inflight.get(), counters);
+        let format = match formats.write_format {
+            FormatFlag::Aep => WriteFormat::Aep,
+            FormatFlag::LocalKek => WriteFormat::LocalKek,
+        };
+        let status = StatusSettings {
+            version: if self.health.status_version == "v2" { "v2" } else { "v2beta1" },
+            fail_on_refusal: self.health.fail_status_on == FailStatusFlag::KeyDisabled,
+        };
+        let door = Door::new(Arc::new(keyring), formats.cache(), formats.limits(), format, status);
+        Ok(Arc::new(door.map_err(Failed::usage)?))
+    }
+
+    /// Starts the tasks that look after a key.
+    fn watch(&self, door: &Arc<Door>, pulse: &Arc<Pulse>) {
+        let keyring = Arc::clone(door.keyring());
+        tokio::spawn(keep_probing(keyring, self.health.probe_interval, Arc::clone(pulse)));
+        if self.formats.follow_key {
+            tokio::spawn(keep_following(Arc::clone(door), self.formats.activation_delay));
+        }
+        let door = Arc::clone(door);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                door.sweep();
+            }
+        });
+    }
+}
+
+fn open(addresses: &[Address], access: &Access) -> Result<Vec<Socket>, Failed> {
+    let mut inherited = Inherited::from_environment().map_err(Failed::usage)?;
+    let sockets = addresses.iter().map(|address| Socket::open(address, access, &mut inherited));
+    let sockets = sockets.collect::<Result<Vec<_>, _>>().map_err(Failed::at_run_time)?;
+    for name in inherited.left() {
+        tracing::warn!(name, "a socket of systemd's is not used; name it with --listen fd:NAME");
+    }
+    Ok(sockets)
+}
+
+async fn bind(address: &HttpAddress) -> Result<TcpListener, Failed> {
+    let mut refused = None;
+    let candidates: Vec<SocketAddr> = address.candidates();
+    for candidate in &candidates {
+        match TcpListener::bind(candidate).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = Some((candidate, error)),
+        }
+    }
+    let text = refused.map_or_else(String::new, |(address, error)| format!("{address}: {error}"));
+    Err(Failed::at_run_time(format!("cannot serve health on {text}; choose another address with --health-port")))
+}
+
+type ServerEnd = Result<Result<(), coffer_unix_grpc::ServeError>, tokio::task::JoinError>;
+
+fn server_end(ended: ServerEnd) -> Result<(), Failed> {
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Failed::at_run_time(error)),
+        Err(error) => Err(Failed::at_run_time(error)),
+    }
+}

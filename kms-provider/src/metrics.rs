@@ -1,0 +1,264 @@
+//! Metrics: those of the AWS Encryption Provider by their own names, so that dashboards and alerts go
+//! on, and ours beside them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coffer_runtime::VERSION;
+use coffer_runtime::aws::Credentials;
+use coffer_runtime::telemetry::{Calls, Gauges, unix};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::cache::Source;
+use crate::health::{Operation, Verdict};
+use crate::service::Door;
+use crate::{Kind, Trouble};
+
+/// Which version of the KMS API a request came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiVersion {
+    /// v1beta1.
+    V1,
+    /// v2.
+    V2,
+}
+
+impl ApiVersion {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    key_arn: Arc<str>,
+    status: &'static str,
+    operation: &'static str,
+    version: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    key: Arc<str>,
+    operation: &'static str,
+    version: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabels {
+    key: Arc<str>,
+    source: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyLabels {
+    key: Arc<str>,
+}
+
+/// The counters of all keys.
+#[derive(Clone)]
+pub struct Metrics {
+    operations: Family<OperationLabels, Counter>,
+    latencies: Family<OperationLabels, Histogram, fn() -> Histogram>,
+    requests: Family<RequestLabels, Counter>,
+    sources: Family<SourceLabels, Counter>,
+    foreign: Family<KeyLabels, Counter>,
+    calls: Calls,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // 2 ms to 16 s: the AWS Encryption Provider's (`pkg/plugin/metrics.go`).
+        let buckets = || Histogram::new(exponential_buckets(2.0, 2.0, 14));
+        Self {
+            operations: Family::default(),
+            latencies: Family::new_with_constructor(buckets),
+            requests: Family::default(),
+            sources: Family::default(),
+            foreign: Family::default(),
+            calls: Calls::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts the calls to AWS.
+    #[must_use]
+    pub fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// The counters of one key.
+    #[must_use]
+    pub fn of_key(&self, key: &str) -> KeyMetrics {
+        let key: Arc<str> = key.into();
+        let success = |operation: Operation, version: ApiVersion| {
+            let (operation, version) = (operation.as_str(), version.as_str());
+            let labels = OperationLabels { key_arn: Arc::clone(&key), status: "success", operation, version };
+            let count = self.operations.get_or_create(&labels).clone();
+            let latency = self.latencies.get_or_create(&labels).clone();
+            let labels = RequestLabels { key: Arc::clone(&key), operation, version, result: "ok" };
+            (count, latency, self.requests.get_or_create(&labels).clone())
+        };
+        let successes = [Operation::Encrypt, Operation::Decrypt]
+            .map(|operation| [ApiVersion::V1, ApiVersion::V2].map(|version| success(operation, version)));
+        let source = |source: Source| {
+            let labels = SourceLabels { key: Arc::clone(&key), source: source.as_str() };
+            self.sources.get_or_create(&labels).clone()
+        };
+        let sources = [Source::Hit, Source::Miss, Source::Shared, Source::Stale].map(source);
+        let foreign = self.foreign.get_or_create(&KeyLabels { key: Arc::clone(&key) }).clone();
+        KeyMetrics { key, all: self.clone(), successes, sources, foreign }
+    }
+
+    /// All metrics of the process.
+    #[must_use]
+    pub fn registry(&self, doors: Vec<Arc<Door>>, credentials: Credentials) -> Registry {
+        let mut registry = Registry::default();
+        let help = "Requests by outcome";
+        registry.register("aws_encryption_provider_kms_operations", help, self.operations.clone());
+        let help = "Time of a request in milliseconds";
+        registry.register("aws_encryption_provider_kms_operation_latency_ms", help, self.latencies.clone());
+        let ours = registry.sub_registry_with_prefix("coffer");
+        ours.register("build", "Version of this program", Info::new([("version", VERSION)]));
+        self.calls.register(ours);
+        ours.register("kms_requests", "Requests by their class of result", self.requests.clone());
+        let help = "Decrypts of KMS's ciphertexts by where the answer came from";
+        ours.register("kms_decrypt_sources", help, self.sources.clone());
+        let help = "Decrypts of data whose key is not listed";
+        ours.register("kms_unlisted_key_decrypts", help, self.foreign.clone());
+        ours.register_collector(Box::new(Snapshot { doors, credentials }));
+        registry
+    }
+}
+
+/// Counter and latency by the other plugin's names, and the counter by ours.
+type Success = (Counter, Histogram, Counter);
+
+/// The counters of one key; those of each successful request are looked up once.
+pub struct KeyMetrics {
+    key: Arc<str>,
+    all: Metrics,
+    /// By operation, then by version.
+    successes: [[Success; 2]; 2],
+    sources: [Counter; 4],
+    /// Decrypts of data whose key is not listed.
+    pub(crate) foreign: Counter,
+}
+
+impl KeyMetrics {
+    /// A request was answered.
+    pub(crate) fn answered(
+        &self,
+        operation: Operation,
+        version: ApiVersion,
+        outcome: Result<(), &Trouble>,
+        took: Duration,
+    ) {
+        let milliseconds = took.as_secs_f64() * 1_000.0;
+        let Err(trouble) = outcome else {
+            let (count, latency, ours) = &self.successes[operation as usize][version as usize];
+            count.inc();
+            latency.observe(milliseconds);
+            ours.inc();
+            return;
+        };
+        let (operation, version) = (operation.as_str(), version.as_str());
+        let result = trouble.kind.as_str();
+        let labels = RequestLabels { key: Arc::clone(&self.key), operation, version, result };
+        self.all.requests.get_or_create(&labels).inc();
+        // What never went to KMS does not count there.
+        if trouble.kind != Kind::BadRequest {
+            let status = trouble.kind.aep_status();
+            let labels = OperationLabels { key_arn: Arc::clone(&self.key), status, operation, version };
+            self.all.operations.get_or_create(&labels).inc();
+            self.all.latencies.get_or_create(&labels).observe(milliseconds);
+        }
+    }
+
+    /// A ciphertext of KMS was decrypted, or was not.
+    pub(crate) fn came_from(&self, source: Source) {
+        self.sources[source as usize].inc();
+    }
+}
+
+/// What is read at the moment of a scrape.
+struct Snapshot {
+    doors: Vec<Arc<Door>>,
+    credentials: Credentials,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Snapshot")
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let labels = |door: &Arc<Door>| vec![("key", door.keyring().writer().name().to_string())];
+        let mut gauges = Gauges::new(&mut encoder);
+        let mut write = |name: &str, help: &str, value: &dyn Fn(&Door) -> Option<f64>| {
+            let samples = self.doors.iter().filter_map(|door| Some((labels(door), value(door)?)));
+            let samples: Vec<_> = samples.collect();
+            let borrowed = samples.iter().map(|(labels, value)| {
+                (labels.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>(), *value)
+            });
+            gauges.write(name, help, borrowed)
+        };
+        write("kms_key_healthy", "Whether encrypting and decrypting work", &|door| {
+            Some(f64::from(u8::from(door.keyring().verdict() == Verdict::Healthy)))
+        })?;
+        write("kms_encrypt_last_success_age_seconds", "How long ago an Encrypt worked", &|door| {
+            Some(door.keyring().since_success(Operation::Encrypt)?.as_secs_f64())
+        })?;
+        write("kms_decrypt_last_success_age_seconds", "How long ago a Decrypt worked", &|door| {
+            Some(door.keyring().since_success(Operation::Decrypt)?.as_secs_f64())
+        })?;
+        write("kms_decrypt_limit", "Decrypts that may be at KMS at once now", &|door| {
+            Some(count(door.keyring().decrypt_limit()))
+        })?;
+        write("kms_decrypt_cache_entries", "Decrypted values in memory", &|door| Some(count(door.cached())))?;
+        let help = "When imported key material ends";
+        write("kms_key_material_expiry_timestamp_seconds", help, &|door| door.keyring().material_ends().map(unix))?;
+        write("kms_local_keks", "Local KEKs in memory", &|door| Some(count(door.kek().held)))?;
+        write("kms_local_kek_uses", "Encryptions under the local KEK in use", &|door| {
+            Some(count(usize::try_from(door.kek().current?.uses).unwrap_or(usize::MAX)))
+        })?;
+        write("kms_local_kek_age_seconds", "Age of the local KEK in use", &|door| {
+            Some(door.kek().current?.age.as_secs_f64())
+        })?;
+        let key_ids: Vec<_> =
+            self.doors.iter().filter_map(|door| Some((door, door.keyring().active().ok()?))).collect();
+        let infos: Vec<(String, String)> = key_ids
+            .iter()
+            .map(|(door, active)| (door.keyring().writer().name().to_string(), active.key_id.clone()))
+            .collect();
+        gauges.write(
+            "kms_key_id_info",
+            "The key_id that the API server is told",
+            infos.iter().map(|(key, key_id)| (vec![("key", key.as_str()), ("key_id", key_id.as_str())], 1.0)),
+        )?;
+        let expiry = self.credentials.expiry().map(unix);
+        gauges.write(
+            "credentials_expiry_timestamp_seconds",
+            "When the credentials in use end",
+            expiry.map(|at| (vec![("identity", self.credentials.label())], at)).into_iter(),
+        )
+    }
+}
+
+fn count(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
