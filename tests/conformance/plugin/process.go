@@ -129,6 +129,17 @@ func (p *Plugin) Alive(t testing.TB) {
 	}
 }
 
+// Ended waits for the plugin to end by itself, and gives its exit code.
+func (p *Plugin) Ended(t testing.TB) int {
+	t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(startWithin):
+		t.Fatalf("the plugin still runs:\n%s", p.Output())
+	}
+	return p.command.ProcessState.ExitCode()
+}
+
 // Stop asks the plugin to end, as the kubelet does, and waits for that.
 func (p *Plugin) Stop(t testing.TB) {
 	t.Helper()
