@@ -69,6 +69,8 @@ struct Entry {
 
 type Answer = Result<Arc<Secret>, Trouble>;
 
+/// Calls under way or queued; beyond it, a storm is turned away at once instead of filling the memory.
+const FLIGHTS: usize = 8192;
 /// While KMS cannot be heard, a value that is past its time is served this long before the next try.
 const BETWEEN_TRIES: Duration = Duration::from_secs(5);
 
@@ -123,6 +125,13 @@ impl Cache {
             };
             match state.flights.get(&asked) {
                 Some(flight) => (flight.clone(), Source::Shared, stale),
+                None if state.flights.len() >= FLIGHTS => {
+                    let text = format!("{FLIGHTS} Decrypts wait for KMS already; try again");
+                    return match stale {
+                        Some(value) => (Ok(value), Source::Stale),
+                        None => (Err(Trouble::new(Kind::Busy, text)), Source::Miss),
+                    };
+                }
                 None => {
                     let (landing, flight) = watch::channel(None);
                     state.flights.insert(asked, flight.clone());

@@ -13,6 +13,8 @@ use crate::{Kind, Trouble};
 
 /// How long a probe may take: an API server waits 3 s for a call, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Between two beats of the pulse, at most.
+const LOOK_AROUND: Duration = Duration::from_secs(5);
 /// Between looks at what a key is.
 const LOOKS: Duration = Duration::from_secs(30);
 /// Imported key material that ends sooner than this is worth a warning: time to import it anew.
@@ -50,18 +52,19 @@ impl Pulse {
 pub async fn keep_probing(keyring: Arc<Keyring>, interval: Duration, pulse: Arc<Pulse>) {
     loop {
         keyring.probe(PATIENCE).await;
+        let last = Instant::now();
+        // Replicas that start together shall not ask together.
+        let late = 1.0 + 0.05 * fastrand::f64();
         loop {
             pulse.beat();
-            // Replicas that start together shall not ask together.
-            let due = keyring.next_probe(interval) + interval.mul_f64(0.05 * fastrand::f64());
             // Real calls put the probe off, and a failure brings it forward.
-            let look = due.min(Instant::now() + Duration::from_secs(5));
-            tokio::select! {
-                () = sleep_until(look) => {}
-                () = keyring.alarmed() => continue,
-            }
+            let due = last + (keyring.next_probe(interval, last) - last).mul_f64(late);
             if Instant::now() >= due {
                 break;
+            }
+            tokio::select! {
+                () = sleep_until(due.min(Instant::now() + LOOK_AROUND)) => {}
+                () = keyring.alarmed() => {}
             }
         }
     }

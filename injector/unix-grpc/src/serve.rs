@@ -22,8 +22,9 @@ use crate::socket::Socket;
 /// Clients at a time; more wait in the kernel's queue. The API server has one for each provider, the
 /// kubelet one for each volume it is busy with.
 const CONNECTIONS: usize = 512;
-/// Requests at a time on one connection; a client keeps further ones back.
-const STREAMS: u32 = 1024;
+/// Requests at a time on one connection; a client keeps further ones back. Far above what a storm of an API
+/// server brings, so that its Status is never among those kept back.
+const STREAMS: u32 = 16_384;
 /// How often a silent client is asked whether it is there, and how long it may take to answer.
 const PING_EVERY: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);

@@ -258,13 +258,27 @@ pub(super) struct KeyPlan {
 }
 
 impl KeyFlags {
+    /// What is needed to serve.
     pub(super) fn plan(&self) -> Result<KeyPlan, UsageError> {
-        let writers = named("--key", &self.key, "--encryption-context", &self.encryption_context)?;
-        if writers.is_empty() {
-            return Err(UsageError(
-                "--key is missing: name the KMS key to encrypt with, by id, ARN or alias".to_owned(),
-            ));
+        let plan = self.plan_for(&self.key)?;
+        if plan.writers.is_empty() {
+            let text = "--key is missing: name the KMS key to encrypt with, by id, ARN or alias";
+            return Err(UsageError(text.to_owned()));
         }
+        Ok(plan)
+    }
+
+    /// What is needed to decrypt: without a `--key`, the name that stands in the data says where, and KMS
+    /// knows the rest.
+    pub(super) fn plan_to_read(&self, named_in_data: &str) -> Result<KeyPlan, UsageError> {
+        if list("--key", &self.key)?.is_empty() {
+            return self.plan_for(&[named_in_data.to_owned()]);
+        }
+        self.plan_for(&self.key)
+    }
+
+    fn plan_for(&self, keys: &[String]) -> Result<KeyPlan, UsageError> {
+        let writers = named("--key", keys, "--encryption-context", &self.encryption_context)?;
         let readers = named("--decrypt-key", &self.decrypt_key, "--decrypt-context", &self.decrypt_context)?;
         let policy = match self.decrypt_policy {
             Some(PolicyFlag::Any) => Policy::Any,

@@ -2,12 +2,14 @@
 
 mod flags;
 mod http;
+mod reader;
 mod serve;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use coffer_runtime::process::Exit;
 
 /// Kubernetes' KMS plugin on AWS KMS: encrypts what an API server stores in etcd.
 ///
@@ -49,6 +51,20 @@ impl Arguments {
             None => self.serve.run().into(),
             Some(Command::Serve(serve)) => serve.run().into(),
         }
+    }
+}
+
+/// A command that failed: the exit code, and what to say.
+struct Failed(Exit, String);
+
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` passes by value")]
+impl Failed {
+    fn usage(error: impl ToString) -> Self {
+        Self(Exit::Usage, error.to_string())
+    }
+
+    fn at_run_time(error: impl ToString) -> Self {
+        Self(Exit::Failed, error.to_string())
     }
 }
 

@@ -18,10 +18,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::complain;
 use super::flags::{
     FailStatusFlag, FormatFlag, FormatFlags, HealthFlags, HttpAddress, KeyFlags, KeyPlan, NamedKey, SocketFlags,
 };
+use super::{Failed, complain};
 
 /// A first answer of KMS is waited for this long before sockets are served, so that an API server's first
 /// question finds a key that is known to work. Connections queue meanwhile.
@@ -42,20 +42,6 @@ pub(super) struct Serve {
 
     #[command(flatten)]
     health: HealthFlags,
-}
-
-/// Why it does not serve, and the exit code.
-struct Failed(Exit, String);
-
-#[expect(clippy::needless_pass_by_value, reason = "`map_err` passes by value")]
-impl Failed {
-    fn usage(error: impl ToString) -> Self {
-        Self(Exit::Usage, error.to_string())
-    }
-
-    fn at_run_time(error: impl ToString) -> Self {
-        Self(Exit::Failed, error.to_string())
-    }
 }
 
 impl Serve {

@@ -107,6 +107,17 @@ impl Door {
         self.cache.sweep();
     }
 
+    /// Decrypts for a command.
+    pub async fn read(
+        &self,
+        bytes: &[u8],
+        key_id: Option<&str>,
+        version: ApiVersion,
+        deadline: Instant,
+    ) -> Result<Arc<Secret>, Trouble> {
+        self.decrypt(bytes, key_id, version, &Caller::own(Purpose::Command), deadline).await
+    }
+
     async fn encrypt(
         &self,
         plaintext: &Secret,
