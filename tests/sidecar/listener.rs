@@ -8,10 +8,10 @@ use std::{env, io};
 
 use anyhow::{Context, Error, Result};
 use coffer::identity::Identities;
-use coffer::metrics::Calls;
 use coffer::push::{Change, PushHandle, listen};
 use coffer::reload::ConfigFile;
 use coffer_runtime::aws::{Aws, CallObserver, Timeouts};
+use coffer_runtime::telemetry::Calls;
 use coffer_runtime::telemetry::{LogFormat, LogLevel, init_logs};
 use serde_json::{Value, json};
 
