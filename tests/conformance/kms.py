@@ -270,8 +270,9 @@ def change_local_kek(arguments):
         ciphertext, key_id = client.encrypt_v2(os.urandom(32))
         header, _, _, _ = parts(ciphertext)
         start = len(header)
-        # Each byte of nonce, ciphertext and tag; of what lies before, one of each part.
-        places = [0, 1, 2, 3, 4, start // 2, start - 1, *range(start, len(ciphertext))]
+        # Each byte of nonce, ciphertext and tag; of what lies before, one of each part. LocalStack begins what
+        # it encrypts with the key's name: one byte changed there is a key that it does not know.
+        places = [0, 1, 2, 3, start // 2, start - 1, *range(start, len(ciphertext))]
         changed = [ciphertext[:place] + bytes([ciphertext[place] ^ 1]) + ciphertext[place + 1 :] for place in places]
         changed += [ciphertext[:end] for end in [1, 2, 3, 4, start, start + NONCE, len(ciphertext) - 1]] + [ciphertext + b"\0"]
         for bad in changed:
