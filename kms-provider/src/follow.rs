@@ -114,6 +114,21 @@ impl Follow {
     }
 }
 
+/// What a key_id goes by while a local KEK seals what is written: a change of the format is told to the API
+/// server like a change of the key, so that it writes anew what it is asked to write.
+#[must_use]
+pub fn of_local_kek(key_id: &str) -> String {
+    format!("{key_id}{LOCAL_KEK}")
+}
+
+const LOCAL_KEK: &str = "#local-kek";
+
+/// The same without what tells the format.
+#[must_use]
+pub fn of_key(key_id: &str) -> &str {
+    key_id.strip_suffix(LOCAL_KEK).unwrap_or(key_id)
+}
+
 /// Whether a key_id, a literal name or one made here, stands for the key of that name.
 #[must_use]
 pub fn stands_for(key_id: &str, name: &KeyName) -> bool {
@@ -211,6 +226,7 @@ mod tests {
         let known = |key_id: &str, name: &str| stands_for(key_id, &name.parse().unwrap());
         assert!(known("alias/etcd", "alias/etcd"));
         assert!(known(A, A) && known(A, "aaaa") && known("aaaa", A) && known(&format!("{A}#m=00#t=1"), "aaaa"));
+        assert!(known("alias/etcd#local-kek", "alias/etcd") && of_key(&of_local_kek(A)) == A);
         assert!(!known(A, B) && !known("alias/etcd", A) && !known("", A) && !known(A, "alias/etcd"));
         assert!(!known("arn:aws:kms:eu-west-1:999999999999:key/aaaa", A));
         assert!(!known("arn:aws:kms:eu-west-2:123456789012:key/aaaa", A));

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest key_id that an API server takes, in bytes (k8s.io/apiserver, `kmsv2/envelope.go`,
-/// `keyIDMaxSize`); also far above the longest ARN.
-pub const KEY_ID_MAX: usize = 1024;
+/// Longest name of a key, in bytes: far above the longest ARN, and with room for what is added to it in a
+/// key_id, of which an API server takes 1,024 bytes (k8s.io/apiserver, `kmsv2/envelope.go`).
+const NAME_MAX: usize = 900;
 
 /// A key as a flag names it: a key id, an alias, or the ARN of either.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -95,7 +95,7 @@ impl FromStr for KeyName {
         if text.is_empty() {
             return Err(KeyNameError::Empty);
         }
-        if text.len() > KEY_ID_MAX || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        if text.len() > NAME_MAX || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(KeyNameError::Malformed(text.chars().take(80).collect()));
         }
         if !text.starts_with("arn:") {

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::audit::{Caller, Purpose};
-use crate::follow::{Active, stands_for};
+use crate::follow::{Active, of_key, stands_for};
 use crate::health::{Health, Operation, Verdict};
 use crate::key::KeyName;
 use crate::metrics::KeyMetrics;
@@ -296,7 +296,8 @@ impl Keyring {
             places.sort_by_key(|place| *place != last_good);
             return Ok(places);
         };
-        let is_active = |place: &usize| *place == 0 && self.active().is_ok_and(|active| active.key_id == key_id);
+        let is_active =
+            |place: &usize| *place == 0 && self.active().is_ok_and(|active| active.key_id == of_key(key_id));
         let (mut known, others): (Vec<usize>, Vec<usize>) =
             all.partition(|place| is_active(place) || stands_for(key_id, self.key(*place).name()));
         match self.policy {

@@ -17,6 +17,8 @@ pub mod audit;
 pub mod cache;
 pub mod ciphertext;
 mod deadline;
+pub mod doctor;
+pub mod etcd;
 pub mod follow;
 pub mod health;
 pub mod kek;

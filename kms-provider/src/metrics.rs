@@ -243,7 +243,7 @@ impl Collector for Snapshot {
             self.doors.iter().filter_map(|door| Some((door, door.keyring().active().ok()?))).collect();
         let infos: Vec<(String, String)> = key_ids
             .iter()
-            .map(|(door, active)| (door.keyring().writer().name().to_string(), active.key_id.clone()))
+            .map(|(door, active)| (door.keyring().writer().name().to_string(), door.key_id(active)))
             .collect();
         gauges.write(
             "kms_key_id_info",

@@ -7,12 +7,14 @@
 //! - [`SetReader`] and [`FileWatch`] see a volume as an application sees it.
 //! - [`TlsFront`] puts TLS before any of them.
 //! - [`seccomp::Profile`] is a seccomp profile as a container runtime reads it.
+//! - [`ControlPlane`] is Kubernetes itself, etcd and API server.
 //! - [`TokenFile`] is a pod's web-identity token.
 //!
 //! Whatever starts here ends with the test: a process, a thread or a folder lives no longer
 //! than the value that stands for it, and LocalStack no longer than the test process.
 
 pub mod aws;
+pub mod cluster;
 mod form;
 mod http;
 mod localstack;
@@ -32,6 +34,7 @@ mod watch;
 
 pub use self::{
     aws::Aws,
+    cluster::{ControlPlane, ControlPlaneOptions},
     http::http_get,
     localstack::LocalStack,
     loopback::free_port,

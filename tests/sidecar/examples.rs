@@ -74,12 +74,15 @@ fn every_policy_allows_named_actions_only() -> Result<()> {
             let actions = statement["Action"].as_array().with_context(|| place.clone())?;
             let named = |action: &Value| action.as_str().is_some_and(|action| !action.contains('*'));
             ensure!(actions.iter().all(named), "not only named actions in {place}");
-            // The one action of theirs that knows no resources; whoever acts by it is told in a condition.
-            let boundless = statement["Resource"] == "*";
+            // The actions of theirs that know no resources; whoever acts by the first is told in a condition.
+            let knows_none = ["secretsmanager:BatchGetSecretValue", "kms:ListAliases"];
+            // In a key's own policy, which names who as well, everything is that key.
+            let boundless = statement["Resource"] == "*" && statement["Principal"].is_null();
             ensure!(
-                !boundless || actions.iter().all(|action| action == "secretsmanager:BatchGetSecretValue"),
+                !boundless || actions.iter().all(|action| knows_none.iter().any(|known| action == known)),
                 "{place}"
             );
+            ensure!(statement["Principal"] != "*" && statement["Principal"]["AWS"] != "*", "everybody in {place}");
         }
     }
     ensure!(policies >= 4, "only {policies} policies were found");

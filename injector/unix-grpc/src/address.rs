@@ -122,19 +122,21 @@ impl FromStr for Address {
             return inherited(text, handle);
         }
         let place = match text.strip_prefix("unix:") {
-            // Behind two slashes a host would stand, which is empty, as in file:///.
-            Some(rest) => match rest.strip_prefix("//") {
-                Some(local) if local.starts_with(['/', '@']) || local.is_empty() => local,
-                Some(host) => {
-                    let host = host.split('/').next().unwrap_or(host).to_owned();
-                    return Err(AddressError::Host { given: given(), host });
-                }
-                None => rest,
-            },
             None => text,
+            Some(rest) => {
+                // Behind two slashes a host would stand, which is empty, as in file:///.
+                let local = match rest.strip_prefix("//") {
+                    Some(local) if local.starts_with(['/', '@']) || local.is_empty() => local,
+                    Some(host) => {
+                        let host = host.split('/').next().unwrap_or(host).to_owned();
+                        return Err(AddressError::Host { given: given(), host });
+                    }
+                    None => rest,
+                };
+                // An abstract name as Kubernetes has it.
+                if local.starts_with("/@") { &local[1..] } else { local }
+            }
         };
-        // As in Kubernetes' `unix:///@name`.
-        let place = if place.starts_with("/@") { &place[1..] } else { place };
         if let Some(name) = place.strip_prefix('@') {
             return match name.len() {
                 0 => Err(AddressError::Empty { given: given() }),
@@ -232,10 +234,11 @@ mod tests {
 
     #[test]
     fn all_spellings_of_an_abstract_name_are_one() {
-        for spelling in ["@kms", "unix:@kms", "unix:///@kms", "unix://@kms", "/@kms"] {
+        for spelling in ["@kms", "unix:@kms", "unix:///@kms", "unix://@kms", "unix:/@kms"] {
             assert_eq!(parse(spelling), Ok(Address::Abstract("kms".into())), "{spelling}");
         }
         assert_eq!(parse("@a/b").unwrap().to_string(), "@a/b");
+        assert_eq!(parse("/@kms"), Ok(Address::Path("/@kms".into())));
     }
 
     #[test]

@@ -158,3 +158,49 @@ impl Service<http::Uri> for Dialler {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    async fn refused(address: &str) -> String {
+        connect(&address.parse().unwrap(), Duration::from_millis(100)).await.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn each_reason_is_told_apart() {
+        let folder = TempDir::new().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        assert_eq!(
+            refused(&path("none.sock")).await,
+            format!("there is no socket at {}: the server is not running, or listens elsewhere", path("none.sock"))
+        );
+        assert!(refused("@coffer-no-such-name").await.starts_with("there is no socket at @coffer-no-such-name"));
+        std::fs::write(path("file"), "").unwrap();
+        assert_eq!(refused(&path("file")).await, format!("{} is not a socket", path("file")));
+        assert!(refused(&path("file/s.sock")).await.starts_with("there is no socket at"));
+        drop(UnixListener::bind(path("old.sock")).unwrap());
+        assert_eq!(
+            refused(&path("old.sock")).await,
+            format!("nobody listens at {}: the server that left it there was killed", path("old.sock"))
+        );
+        assert!(refused("fd:kms").await.contains("give the path that its unit has in ListenStream="));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_accepts_nothing_is_given_up() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("s.sock");
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&socket, 0).unwrap();
+        let _connection = UnixStream::connect(&path).await.unwrap();
+        let error = refused(path.to_str().unwrap()).await;
+        assert_eq!(error, format!("the server at {} does not accept connections: tried for 100ms", path.display()));
+    }
+}

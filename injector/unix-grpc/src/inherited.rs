@@ -195,3 +195,132 @@ fn number(variable: &'static str, most: u32) -> Result<Option<u32>, InheritedErr
         _ => Err(InheritedError::Malformed { variable, value, most }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::process::{Command, Stdio};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn inherited(sockets: impl IntoIterator<Item = (&'static str, OwnedFd)>) -> Inherited {
+        let sockets = (FIRST..).zip(sockets).map(|(number, (name, descriptor))| Entry {
+            number,
+            name: Some(name.to_owned()).filter(|name| !name.is_empty()),
+            descriptor,
+        });
+        Inherited { sockets: sockets.collect() }
+    }
+
+    fn listener(folder: &TempDir, name: &str) -> OwnedFd {
+        UnixListener::bind(folder.path().join(name)).unwrap().into()
+    }
+
+    fn name(name: &str) -> Handle {
+        Handle::Name(name.to_owned())
+    }
+
+    #[test]
+    fn each_is_taken_once_by_name_or_number() {
+        let folder = TempDir::new().unwrap();
+        let mut inherited = inherited([("kms", listener(&folder, "a")), ("", listener(&folder, "b"))]);
+        assert_eq!(inherited.left().collect::<Vec<_>>(), ["fd:kms", "fd:4"]);
+        let taken = inherited.take(&name("kms")).unwrap();
+        assert_eq!(taken.local_addr().unwrap().as_pathname(), Some(folder.path().join("a").as_path()));
+        assert_eq!(taken.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let error = inherited.take(&name("kms")).unwrap_err().to_string();
+        assert_eq!(error, "there is no socket fd:kms from systemd; there is fd:4");
+        inherited.take(&Handle::Number(4)).unwrap();
+        let error = inherited.take(&Handle::Number(4)).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "there is no socket fd:4 from systemd; there is none: start the program through its socket unit"
+        );
+        // It is systemd's, and stays.
+        drop(taken);
+        assert!(folder.path().join("a").exists());
+    }
+
+    #[test]
+    fn one_name_for_two_is_not_guessed_about() {
+        let folder = TempDir::new().unwrap();
+        let mut inherited = inherited([("kms", listener(&folder, "a")), ("kms", listener(&folder, "b"))]);
+        let error = inherited.take(&name("kms")).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "systemd hands on 2 sockets named \"kms\": choose by number (fd:3, fd:4), or name each with FileDescriptorName="
+        );
+    }
+
+    #[test]
+    fn only_listening_stream_sockets_of_the_unix_family_will_do() {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let unfit = [("a", tcp.into()), ("b", stream.into()), ("c", UnixDatagram::unbound().unwrap().into())];
+        let mut inherited = inherited(unfit);
+        for handle in ["a", "b", "c"] {
+            let error = inherited.take(&name(handle)).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("fd:{handle} is not a listening unix stream socket")), "{error}");
+        }
+    }
+
+    /// Runs the test below in a process of its own, whose descriptor 3 is `socket`.
+    fn in_a_process(socket: Stdio, environment: &str) -> String {
+        let program = env::current_exe().unwrap();
+        let script =
+            format!("{environment} exec \"$0\" --exact --nocapture --ignored inherited::tests::what_is_there 3<&0");
+        let output = Command::new("sh").args(["-c", &script]).arg(program).stdin(socket).output().unwrap();
+        let output = String::from_utf8(output.stdout).unwrap();
+        output.lines().find_map(|line| line.split_once("found ")).unwrap().1.to_owned()
+    }
+
+    #[test]
+    #[ignore = "is run by the test below, in the environment that systemd would make"]
+    #[expect(clippy::print_stdout, reason = "its answer")]
+    fn what_is_there() {
+        let found = match Inherited::from_environment() {
+            Ok(mut found) => {
+                let names: Vec<String> = found.left().collect();
+                let again = Inherited::from_environment().unwrap().left().count();
+                let closed = found
+                    .sockets
+                    .iter()
+                    .all(|entry| rustix::io::fcntl_getfd(&entry.descriptor).unwrap().contains(FdFlags::CLOEXEC));
+                let taken = found.take(&Handle::Number(3)).is_ok();
+                format!("{names:?} again {again} closed {closed} taken {taken}")
+            }
+            Err(error) => error.to_string(),
+        };
+        println!("found {found}");
+    }
+
+    #[test]
+    fn the_environment_tells_what_was_handed_on() {
+        let folder = TempDir::new().unwrap();
+        let socket = || Stdio::from(listener(&folder, &fresh_name()));
+        let found = in_a_process(socket(), "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=kms");
+        assert_eq!(found, "[\"fd:kms\"] again 0 closed true taken true");
+        let found = in_a_process(socket(), "LISTEN_PID=$$ LISTEN_FDS=1");
+        assert_eq!(found, "[\"fd:3\"] again 0 closed true taken true");
+        let nothing = "[] again 0 closed true taken false";
+        assert_eq!(in_a_process(socket(), "LISTEN_PID=1 LISTEN_FDS=1"), nothing);
+        assert_eq!(in_a_process(socket(), "LISTEN_FDS=1"), nothing);
+        assert_eq!(in_a_process(socket(), "LISTEN_PID=$$"), nothing);
+        assert_eq!(
+            in_a_process(Stdio::null(), "LISTEN_PID=$$ LISTEN_FDS=1"),
+            "LISTEN_FDS=1 promises descriptor 3, and that is not an open socket"
+        );
+        assert_eq!(
+            in_a_process(socket(), "LISTEN_PID=$$ LISTEN_FDS=many"),
+            "LISTEN_FDS=\"many\" is not what systemd sets: it must be a number, no higher than 1024"
+        );
+    }
+
+    fn fresh_name() -> String {
+        use std::sync::atomic::AtomicU32;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+}

@@ -23,7 +23,7 @@ mod socket;
 pub use account::{AccountError, Group, User};
 pub use address::{Address, AddressError};
 pub use client::{ConnectError, connect};
-pub use inherited::{Inherited, InheritedError};
+pub use inherited::{Handle, Inherited, InheritedError};
 pub use peers::{Peer, Peers};
 pub use serve::{ServeError, serve};
 pub use socket::{Access, BindError, Mode, ModeError, Socket};

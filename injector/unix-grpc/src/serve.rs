@@ -1,6 +1,10 @@
 //! A gRPC server on one socket, from its first connection to its last.
 
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,7 +12,7 @@ use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::codegen::tokio_stream::StreamExt;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
@@ -17,7 +21,7 @@ use tonic::transport::Server;
 use crate::address::Address;
 use crate::connection::Connection;
 use crate::peers::{Peer, Peers, Refusals};
-use crate::socket::Socket;
+use crate::socket::{File, Socket};
 
 /// Clients at a time; more wait in the kernel's queue. The API server has one for each provider, the
 /// kubelet one for each volume it is busy with.
@@ -30,8 +34,10 @@ const PING_EVERY: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long nothing is accepted after the kernel refused to: nearly always for want of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// How often at most that is logged.
-const ACCEPT_ERRORS_APART: Duration = Duration::from_secs(10);
+/// How often at most the log tells that nothing is accepted.
+const LOGS_APART: Duration = Duration::from_secs(10);
+/// How often it is looked whether the socket's file is where clients look for it.
+const FILE_EVERY: Duration = Duration::from_secs(10);
 /// What connections that are cut may take to be gone.
 const CUT: Duration = Duration::from_secs(1);
 
@@ -90,6 +96,7 @@ pub async fn serve(
     tokio::select! {
         () = shutdown => {}
         never = accept(&listener, &address, &peers, &seats, when_cut, accepted) => match never {},
+        never = watch_file(file.as_ref(), &address) => match never {},
         ended = &mut serving => return ended.map_err(failed),
     }
     // In this order: while the socket listens, nobody takes its path for free.
@@ -117,9 +124,19 @@ async fn accept(
     let address = address.to_string();
     let mut refusals = Refusals::default();
     let mut logged: Option<Instant> = None;
+    let mut may_log = || {
+        let may = logged.is_none_or(|at| at.elapsed() >= LOGS_APART);
+        if may {
+            logged = Some(Instant::now());
+        }
+        may
+    };
     loop {
+        if seats.available_permits() == 0 && may_log() {
+            tracing::warn!(address, "{CONNECTIONS} clients are connected; others wait until one of them leaves");
+        }
         // Nobody closes the semaphore.
-        let Ok(seat) = Arc::clone(seats).acquire_owned().await else { return std::future::pending().await };
+        let Ok(seat) = Arc::clone(seats).acquire_owned().await else { return pending().await };
         let error = match listener.accept().await {
             Ok((stream, _)) => match Peer::of(&stream) {
                 Ok(peer) if peers.admit(&peer) => {
@@ -137,10 +154,24 @@ async fn accept(
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => error,
         };
-        if logged.is_none_or(|at| at.elapsed() >= ACCEPT_ERRORS_APART) {
-            logged = Some(Instant::now());
+        if may_log() {
             tracing::error!(address, %error, "cannot accept connections; trying again");
         }
-        tokio::time::sleep(ACCEPT_AGAIN).await;
+        sleep(ACCEPT_AGAIN).await;
+    }
+}
+
+/// Tells when clients no longer find the socket: programs that remove what is at their path without a
+/// question exist, and so do those that tidy up. The connections that are there go on.
+async fn watch_file(file: Option<&File>, address: &Address) -> Infallible {
+    let Some(file) = file else { return pending().await };
+    let mut was_in_place = true;
+    loop {
+        sleep(FILE_EVERY).await;
+        let is_in_place = file.is_in_place();
+        if was_in_place && !is_in_place {
+            tracing::error!(%address, "the socket's file was removed or replaced: no new client finds this server; restart it");
+        }
+        was_in_place = is_in_place;
     }
 }

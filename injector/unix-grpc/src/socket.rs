@@ -27,7 +27,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
-use self::file::File;
+pub(crate) use self::file::File;
 use crate::account::{Group, User};
 use crate::address::Address;
 use crate::inherited::{Inherited, InheritedError};
@@ -85,7 +85,7 @@ pub enum BindError {
         source: io::Error,
     },
     /// The lock file cannot be had.
-    #[error("cannot lock {}, so as to be the only one who starts there: {source}", lock.display())]
+    #[error("cannot lock {}, so as to be the only one who starts there: {source}; if another user's process left it, remove it", lock.display())]
     Lock {
         /// The lock file.
         lock: PathBuf,

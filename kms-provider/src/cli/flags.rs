@@ -20,6 +20,8 @@ use coffer_unix_grpc::{Access, Address, Group, Mode, Peers, User};
 
 /// The SDK's own budget of retries (`DefaultRetryRateTokens` of the AWS SDK for Go v2).
 const RETRY_TOKENS: u32 = 500;
+/// The AWS Encryption Provider's own.
+const DEFAULT_SOCKET: &str = "/var/run/kmsplugin/socket.sock";
 
 /// Which keys, under which identity.
 #[derive(Clone, Debug, clap::Args)]
@@ -88,8 +90,8 @@ pub(super) struct KeyFlags {
 #[command(next_help_heading = "Sockets")]
 pub(super) struct SocketFlags {
     /// Socket for the key at the same place: a path, unix:///PATH, @NAME for an abstract one, fd:NAME for
-    /// one of systemd's. Repeat it, or separate by commas
-    #[arg(long, value_name = "ADDRESS", default_value = "/var/run/kmsplugin/socket.sock")]
+    /// one of systemd's. Repeat it, or separate by commas [default: /var/run/kmsplugin/socket.sock]
+    #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
 
     /// Mode of the sockets' files
@@ -361,16 +363,24 @@ fn named(
 impl SocketFlags {
     /// One address for each key.
     pub(super) fn addresses(&self, keys: usize) -> Result<Vec<Address>, UsageError> {
-        let texts = list("--listen", &self.listen)?;
-        if texts.len() != keys {
+        let mut addresses = self.named()?;
+        if addresses.is_empty() {
+            addresses.push(Address::Path(DEFAULT_SOCKET.into()));
+        }
+        if addresses.len() != keys {
             return Err(UsageError(format!(
                 "--listen is there {} and --key {}: each key takes a socket of its own, in the same order",
-                times(texts.len()),
+                times(addresses.len()),
                 times(keys)
             )));
         }
+        Ok(addresses)
+    }
+
+    /// The addresses that are given, without the default.
+    pub(super) fn named(&self) -> Result<Vec<Address>, UsageError> {
         let mut addresses: Vec<Address> = Vec::new();
-        for text in texts {
+        for text in list("--listen", &self.listen)? {
             let address: Address = text.parse().map_err(|error| UsageError(format!("--listen: {error}")))?;
             if addresses.contains(&address) {
                 return Err(UsageError(format!(

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod decrypt;
+mod doctor;
 mod flags;
 mod http;
 mod reader;
@@ -43,6 +45,8 @@ Exit codes: 0 done, 1 failed at run time, 2 wrong use or configuration.";
 enum Command {
     /// Serve the KMS API on unix sockets (what is done without a command)
     Serve(Box<serve::Serve>),
+    Doctor(Box<doctor::Doctor>),
+    Decrypt(Box<decrypt::Decrypt>),
 }
 
 impl Arguments {
@@ -50,6 +54,8 @@ impl Arguments {
         match self.command {
             None => self.serve.run().into(),
             Some(Command::Serve(serve)) => serve.run().into(),
+            Some(Command::Doctor(doctor)) => doctor.run().into(),
+            Some(Command::Decrypt(decrypt)) => decrypt.run().into(),
         }
     }
 }

@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use crate::audit::{Caller, Purpose};
 use crate::cache::{Asked, Cache, CacheSettings};
 use crate::ciphertext::{self, Ciphertext};
-use crate::follow::Active;
+use crate::follow::{Active, of_local_kek};
 use crate::health::{Operation, Verdict};
 use crate::kek::{InvalidLimits, Limits, LocalKek, Snapshot};
 use crate::keyring::Keyring;
@@ -190,7 +190,15 @@ impl Door {
             Verdict::Failing(_, trouble) if self.status.fail_on_refusal && trouble.kind.is_refusal() => {
                 Err(trouble.clone())
             }
-            _ => Ok((verdict.to_string(), active.key_id.clone())),
+            _ => Ok((verdict.to_string(), self.key_id(&active))),
+        }
+    }
+
+    /// What the API server is told of the key, and of the format.
+    pub(crate) fn key_id(&self, active: &Active) -> String {
+        match self.format {
+            WriteFormat::Aep => active.key_id.clone(),
+            WriteFormat::LocalKek => of_local_kek(&active.key_id),
         }
     }
 }

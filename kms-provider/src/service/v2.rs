@@ -33,7 +33,8 @@ impl KeyManagementService for Service {
         let active = self.0.keyring.active().map_err(|trouble| Status::from(&trouble))?;
         let sealed = self.0.encrypt(&plaintext, ApiVersion::V2, &caller, deadline).await;
         let ciphertext = sealed.map_err(|trouble| Status::from(&trouble))?;
-        Ok(Response::new(EncryptResponse { ciphertext, key_id: active.key_id.clone(), annotations: HashMap::new() }))
+        let key_id = self.0.key_id(&active);
+        Ok(Response::new(EncryptResponse { ciphertext, key_id, annotations: HashMap::new() }))
     }
 
     async fn decrypt(&self, request: Request<DecryptRequest>) -> Result<Response<DecryptResponse>, Status> {

@@ -4,11 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, chmodat, chownat, flock, fstat, openat,
@@ -25,6 +26,12 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_AGAIN: Duration = Duration::from_millis(10);
 /// How often what is at the path may change under our eyes.
 const LOOKS: usize = 5;
+/// How long a socket without a listener may be about to get one: other programs bind it where it will be,
+/// and listen a moment later.
+const YOUNG: Duration = Duration::from_millis(50);
+/// How much of a socket's name those beside it have: with the open folder's path in front, the kernel must
+/// have room for it.
+const BESIDE_MAX: usize = 64;
 
 /// The file of a socket that listens. Removed when dropped, if it still is that socket's.
 #[derive(Debug)]
@@ -42,17 +49,26 @@ impl File {
         let place = Place::open(path, access)?;
         let lock = place.lock()?;
         let (listener, identity) = place.prepare(access)?;
-        place.publish().inspect_err(|_| place.remove_prepared())?;
+        place.publish().inspect_err(|_| place.remove_prepared(identity))?;
         drop(lock);
         let Place { path, folder, name, .. } = place;
         Ok((listener, Self { path, folder, name, identity }))
+    }
+
+    /// Whether clients that look for the socket find it.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.look().is_ok_and(|found| found == self.identity)
+    }
+
+    fn look(&self) -> Result<(u64, u64), Errno> {
+        statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW).map(|found| identity(&found))
     }
 }
 
 impl Drop for File {
     fn drop(&mut self) {
-        let Ok(found) = statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) else { return };
-        if identity(&found) != self.identity {
+        let Ok(found) = self.look() else { return };
+        if found != self.identity {
             tracing::warn!(path = %self.path.display(), "the socket's file was replaced by another, which is left alone");
         } else if let Err(error) = unlinkat(&self.folder, &self.name, AtFlags::empty()) {
             tracing::warn!(path = %self.path.display(), %error, "the socket's file is left behind");
@@ -132,8 +148,13 @@ impl Place {
     fn prepare(&self, access: &Access) -> Result<(UnixListener, (u64, u64)), BindError> {
         // Nothing is prepared over what is not to be replaced in the end.
         self.look(&self.name)?;
-        // Left by a process that was killed at this point: nobody else uses the name without the lock.
-        self.remove_prepared();
+        if let Ok(left) = statat(&self.folder, &self.prepared, AtFlags::SYMLINK_NOFOLLOW) {
+            if let Some(kind) = kind_of_other(&left) {
+                return Err(BindError::NotASocket { path: self.path.with_file_name(&self.prepared), kind });
+            }
+            // Left by a process that was killed at this point: nobody else uses the name without the lock.
+            let _ = self.remove(&self.prepared);
+        }
         let failed = |error: Errno| BindError::Bind { address: Address::Path(self.path.clone()), source: error.into() };
         let make = || {
             let socket = stream_socket()?;
@@ -155,7 +176,9 @@ impl Place {
             listen(&socket, BACKLOG).map_err(failed)?;
             statat(&self.folder, &self.prepared, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)
         };
-        let found = finish().inspect_err(|_| self.remove_prepared())?;
+        let found = finish().inspect_err(|_| {
+            let _ = self.remove(&self.prepared);
+        })?;
         Ok((UnixListener::from(socket), identity(&found)))
     }
 
@@ -181,16 +204,14 @@ impl Place {
                         result => result.map_err(failed)?,
                     }
                     // A program that does not know of the lock may have been faster.
-                    match self.look(&self.prepared) {
-                        Ok(_) => {
-                            self.remove_prepared();
-                            return Ok(());
-                        }
-                        Err(error) => {
-                            rename(RenameFlags::EXCHANGE).map_err(failed)?;
-                            return Err(error);
-                        }
+                    let Err(error) = self.look(&self.prepared) else {
+                        let _ = self.remove(&self.prepared);
+                        return Ok(());
+                    };
+                    if rename(RenameFlags::EXCHANGE) == Err(Errno::NOENT) {
+                        let _ = rename(RenameFlags::NOREPLACE);
                     }
+                    return Err(error);
                 }
             }
         }
@@ -206,19 +227,18 @@ impl Place {
             Err(Errno::NOENT) => return Ok(Found::Nothing),
             Err(error) => return Err(unclear(error)),
         };
-        let kind = match FileType::from_raw_mode(found.st_mode) {
-            FileType::Socket => None,
-            FileType::Symlink => Some("symbolic link"),
-            FileType::Directory => Some("folder"),
-            FileType::RegularFile => Some("regular file"),
-            FileType::Fifo => Some("pipe"),
-            _ => Some("device"),
-        };
-        if let Some(kind) = kind {
+        if let Some(kind) = kind_of_other(&found) {
             return Err(BindError::NotASocket { path: path(), kind });
         }
         let ask = || connect(stream_socket()?, &self.address(name)?);
-        match ask() {
+        let answer = ask();
+        let answer = if answer == Err(Errno::CONNREFUSED) && is_young(&found) {
+            sleep(YOUNG);
+            ask()
+        } else {
+            answer
+        };
+        match answer {
             // Without room in its queue, it is there all the same.
             Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS) => Err(BindError::InUse { path: path() }),
             Err(Errno::CONNREFUSED) => Ok(Found::Stale),
@@ -237,9 +257,16 @@ impl Place {
         SocketAddrUnix::new(Path::new(&folder).join(name))
     }
 
-    fn remove_prepared(&self) {
-        // Mostly not there. If it cannot be removed, the next step says so.
-        let _ = unlinkat(&self.folder, &self.prepared, AtFlags::empty());
+    fn remove(&self, name: &OsStr) -> Result<(), Errno> {
+        unlinkat(&self.folder, name, AtFlags::empty())
+    }
+
+    /// Unless by now it is the socket of somebody else.
+    fn remove_prepared(&self, own: (u64, u64)) {
+        let found = statat(&self.folder, &self.prepared, AtFlags::SYMLINK_NOFOLLOW);
+        if found.is_ok_and(|found| identity(&found) == own) {
+            let _ = self.remove(&self.prepared);
+        }
     }
 }
 
@@ -252,7 +279,7 @@ struct Lock<'a> {
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
         // While it is still locked. One that stays is no harm.
-        let _ = unlinkat(&self.place.folder, &self.place.lock, AtFlags::empty());
+        let _ = self.place.remove(&self.place.lock);
     }
 }
 
@@ -283,13 +310,31 @@ fn create(folder: &Path, access: &Access) -> Result<(), BindError> {
     Ok(())
 }
 
-/// A hidden name beside that of the socket.
+/// A hidden name beside that of the socket. Of a long name, its beginning will do: sockets whose names
+/// begin alike then share a lock.
 fn beside(name: &OsStr, what: &str) -> OsString {
-    let mut beside = OsString::from(".");
-    beside.push(name);
-    beside.push(".");
-    beside.push(what);
-    beside
+    let bytes = name.as_bytes();
+    let beginning = OsStr::from_bytes(&bytes[..bytes.len().min(BESIDE_MAX)]);
+    [OsStr::new("."), beginning, OsStr::new("."), OsStr::new(what)].into_iter().collect()
+}
+
+/// What is there, unless it is a socket.
+fn kind_of_other(file: &Stat) -> Option<&'static str> {
+    match FileType::from_raw_mode(file.st_mode) {
+        FileType::Socket => None,
+        FileType::Symlink => Some("symbolic link"),
+        FileType::Directory => Some("folder"),
+        FileType::RegularFile => Some("regular file"),
+        FileType::Fifo => Some("pipe"),
+        _ => Some("device"),
+    }
+}
+
+/// Whether the file may have been made, or renamed, within the last second.
+fn is_young(file: &Stat) -> bool {
+    let changed = UNIX_EPOCH + Duration::from_secs(u64::try_from(file.st_ctime).unwrap_or_default());
+    // A clock that was put back makes nothing old.
+    SystemTime::now().duration_since(changed).is_ok_and(|age| age < Duration::from_secs(2))
 }
 
 fn identity(stat: &Stat) -> (u64, u64) {

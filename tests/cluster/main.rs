@@ -1,0 +1,9 @@
+//! A real Kubernetes API server, and `coffer-kms` behind it.
+
+mod decrypt;
+mod fixture;
+mod outage;
+mod plain;
+mod rotation;
+mod storage;
+mod swap;
