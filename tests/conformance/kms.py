@@ -78,7 +78,7 @@ def run(arguments):
         ]
     if arguments.local_kek:
         checks += [
-            ("every call with a local KEK", lambda: every_call(arguments, f"unix:{arguments.local_kek}")),
+            ("every call with a local KEK", lambda: every_call(arguments, f"unix:{arguments.local_kek}", key_id=f"{arguments.key}#local-kek")),
             ("boto3 and cryptography open the local KEK's format", lambda: open_local_kek(arguments)),
             ("boto3 and cryptography write the local KEK's format", lambda: write_local_kek(arguments)),
             ("a local KEK's ciphertext holds against changes", lambda: change_local_kek(arguments)),
@@ -178,17 +178,18 @@ def read_varint(encoded):
     raise ValueError("a varint without an end")
 
 
-def every_call(arguments, target, authority=None):
+def every_call(arguments, target, authority=None, key_id=None):
+    due = (key_id or arguments.key).encode()
     with Client(target, authority) as client:
         version = client.version()
         assert version[1] == b"v1beta1" and version[2] and version[3], version
         status = client.status()
-        assert status[1] == b"v2beta1" and status[2] and status[3] == arguments.key.encode(), status
+        assert status[1] == b"v2beta1" and status[2] and status[3] == due, status
         plain = os.urandom(32)
         assert client.decrypt_v1(client.encrypt_v1(plain)) == plain
-        ciphertext, key_id = client.encrypt_v2(plain)
-        assert key_id == arguments.key.encode() and len(ciphertext) < 1024, (key_id, len(ciphertext))
-        assert client.decrypt_v2(ciphertext, key_id) == plain
+        ciphertext, of_key = client.encrypt_v2(plain)
+        assert of_key == due and len(ciphertext) < 1024, (of_key, len(ciphertext))
+        assert client.decrypt_v2(ciphertext, of_key) == plain
 
 
 def many_calls(arguments):

@@ -62,10 +62,16 @@ func TestLocalKEKIsReadBeforeItIsWritten(t *testing.T) {
 		readsOf(t, oldOne, newOne)
 		readsOf(t, newOne, newOne)
 	}
-	// key_id is the same: nothing is written anew for the change.
-	kmsProvider := func(p *plugin.Plugin) string { return provider("v2", "aws", p.Endpoint()) }
-	stored := startAPIServer(t, kmsProvider(anew)).ready(t).write(t, "s", "text")
-	startAPIServer(t, kmsProvider(old)).ready(t).reads(t, "s", "text", stored, false)
+	// key_id tells the format, so that a change of format is written anew, there and back.
+	both := []*apiServer{}
+	for _, under := range []*plugin.Plugin{old, anew} {
+		both = append(both, startAPIServer(t, provider("v2", "aws", under.Endpoint())).ready(t))
+	}
+	for writer := range both {
+		stored := both[writer].write(t, "s", "text")
+		both[writer].reads(t, "s", "text", stored, false)
+		both[1-writer].reads(t, "s", "text", stored, true)
+	}
 
 	t.Run("AEP", func(t *testing.T) {
 		aep := plugin.Start(t, plugin.Config{Context: contextFlag, Binary: plugin.AEP(t)})
