@@ -1,0 +1,3 @@
+module coffer.dev/conformance/plugin
+
+go 1.26.0
