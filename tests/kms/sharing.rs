@@ -21,7 +21,7 @@ async fn a_thousand_equal_decrypts_are_one_call_whoever_leaves() -> Result<()> {
         async move { api.decrypt(&answer.ciphertext, &answer.key_id).await }
     };
     let first = tokio::spawn(ask());
-    let asked = || fixture.decrypts_of(&[answer.ciphertext.clone()]).len();
+    let asked = || fixture.decrypts_of(std::slice::from_ref(&answer.ciphertext)).len();
     eventually(Duration::from_secs(5), async || {
         ensure!(asked() == 1, "KMS was not asked yet");
         Ok(())
@@ -105,7 +105,7 @@ async fn without_the_cache_each_asks_and_those_at_once_share() -> Result<()> {
     for _ in 0..5 {
         ensure!(plugin.api.decrypt(&answer.ciphertext, &key).await? == b"seed");
     }
-    let asked = || fixture.decrypts_of(&[answer.ciphertext.clone()]).len();
+    let asked = || fixture.decrypts_of(std::slice::from_ref(&answer.ciphertext)).len();
     ensure!(asked() == 5, "{} calls", asked());
     ensure!(plugin.metric("coffer_kms_decrypt_cache_entries", &[]).await? == 0.0);
     // An outage has nothing to bridge it.
