@@ -189,8 +189,7 @@ impl Keyring {
         let mut first_trouble: Option<Trouble> = None;
         for place in self.candidates(key_id)? {
             let key = self.key(place);
-            let pinned = self.policy == Policy::Listed;
-            match key.decrypt(blob, pinned, &self.lanes.decrypt, deadline, caller).await {
+            match key.decrypt(blob, self.pin(place).as_deref(), &self.lanes.decrypt, deadline, caller).await {
                 Ok(decrypted) => {
                     self.last_good.store(place, Ordering::Relaxed);
                     if place == 0 {
@@ -242,13 +241,14 @@ impl Keyring {
         let plaintext = Secret::new(bytes);
         let Ok(blob) = self.encrypt(&plaintext, deadline, &caller).await else { return };
         // The key's own probe does not go to other keys.
-        match self.decrypt_own(&blob, deadline, &caller).await {
-            Ok(decrypted) if decrypted.expose() == plaintext.expose() => {}
+        match self.writer.decrypt(&blob, self.pin(0).as_deref(), &self.lanes.own, deadline, &caller).await {
+            Ok(decrypted) if decrypted.plaintext.expose() == plaintext.expose() => self.succeeded(Operation::Decrypt),
             Ok(_) => {
                 let text = "KMS gives back another plaintext than was encrypted; look at what is between here and KMS";
                 self.failed(Operation::Decrypt, Trouble::new(Kind::BadRequest, text));
             }
-            Err(_) => {}
+            Err(trouble) if trouble.kind == Kind::Busy => {}
+            Err(trouble) => self.failed(Operation::Decrypt, trouble),
         }
     }
 
@@ -270,21 +270,13 @@ impl Keyring {
         self.alarm.notified().await;
     }
 
-    async fn decrypt_own(&self, blob: &[u8], deadline: Instant, caller: &Caller) -> Result<Secret, Trouble> {
-        let pinned = self.policy == Policy::Listed;
-        let result = self.writer.decrypt(blob, pinned, &self.lanes.own, deadline, caller).await;
-        match result {
-            Ok(decrypted) => {
-                self.succeeded(Operation::Decrypt);
-                Ok(decrypted.plaintext)
-            }
-            Err(trouble) => {
-                if trouble.kind != Kind::Busy {
-                    self.failed(Operation::Decrypt, trouble.clone());
-                }
-                Err(trouble)
-            }
-        }
+    /// The key that KMS is told to decrypt with: of an alias the one that is encrypted under now, which may
+    /// not be the one that it was moved to a moment ago.
+    fn pin(&self, place: usize) -> Option<String> {
+        (self.policy == Policy::Listed).then(|| match self.active() {
+            Ok(active) if place == 0 => active.target.clone(),
+            _ => self.key(place).name().as_str().to_owned(),
+        })
     }
 
     /// The keys to try, in order: places in writer, then readers.

@@ -15,8 +15,9 @@ use crate::{Kind, Trouble};
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two beats of the pulse, at most.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
-/// Between looks at what a key is.
+/// Between looks at what a key is; less where changes are to count sooner.
 const LOOKS: Duration = Duration::from_secs(30);
+const SHORTEST_LOOKS: Duration = Duration::from_secs(1);
 /// Imported key material that ends sooner than this is worth a warning: time to import it anew.
 const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How often that warning comes.
@@ -74,6 +75,8 @@ pub async fn keep_probing(keyring: Arc<Keyring>, interval: Duration, pulse: Arc<
 pub async fn keep_following(door: Arc<Door>, delay: Duration) {
     let keyring = door.keyring();
     let mut follow = Follow::new(delay);
+    // A change is seen in time, and seen again.
+    let looks = LOOKS.min(delay / 4).max(SHORTEST_LOOKS);
     let mut dates_aliases = true;
     let mut warned = None;
     loop {
@@ -104,7 +107,7 @@ pub async fn keep_following(door: Arc<Door>, delay: Duration) {
                 keyring.explain_inactive(&trouble);
             }
         }
-        let pause = if keyring.active().is_ok() { LOOKS } else { Duration::from_secs(2) };
+        let pause = if keyring.active().is_ok() { looks } else { Duration::from_secs(2) };
         tokio::time::sleep(pause.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }
 }

@@ -37,7 +37,7 @@ pub use self::{
     cluster::{ControlPlane, ControlPlaneOptions},
     http::http_get,
     localstack::LocalStack,
-    loopback::free_port,
+    loopback::{free_port, own_address},
     proc::{Memory, Proc},
     program::{Process, Program},
     proxy::{Call, Fault, FaultProxy, Outcome, Rule, Times},

@@ -12,6 +12,6 @@ pub fn free_port() -> Result<u16> {
 
 /// A loopback address that, as good as surely, nobody else uses, in this process or another: every
 /// port of it stays free through a restart.
-pub(crate) fn own_address() -> Ipv4Addr {
+pub fn own_address() -> Ipv4Addr {
     Ipv4Addr::new(127, fastrand::u8(1..255), fastrand::u8(..), fastrand::u8(1..255))
 }

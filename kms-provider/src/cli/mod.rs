@@ -78,3 +78,22 @@ impl Failed {
 fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "error: {text}");
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::Arguments;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn doctor_takes_a_plugins_own_line() {
+        let line = "coffer-kms doctor --encryption-config f --key a,b --listen /a,/b --health-port :1 --socket-mode 0660 \
+                    --write-format local-kek --status-version v2 --debug";
+        Arguments::try_parse_from(line.split_whitespace()).unwrap();
+    }
+}

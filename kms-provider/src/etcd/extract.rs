@@ -37,7 +37,7 @@ pub enum ExtractError {
     )]
     RawOfMany(usize),
     /// Some are in the output, and the notes tell of the others.
-    #[error("{failed} of {all} values could not be read; the others are in the output")]
+    #[error("{failed} of {all} values could not be read{}", if failed == all { "" } else { "; the others are in the output" })]
     Some {
         /// How many are not in the output.
         failed: usize,
@@ -120,10 +120,14 @@ async fn list<F: AsyncFn(DekSource<'_>) -> Result<Arc<Secret>, Trouble>>(
     if failed == 0 { Ok(()) } else { Err(ExtractError::Some { failed, all: entries.len() }) }
 }
 
-/// The DEKs that were decrypted. Over v2 an API server has one for as long as it runs, and every call costs.
+/// API, key id and ciphertext.
+type DekName = (KmsApi, String, Vec<u8>);
+
+/// The DEKs that were asked for. Over v2 an API server has one for as long as it runs, and every call costs, the
+/// refused ones as well.
 struct Deks<F> {
     decrypt: F,
-    known: HashMap<(KmsApi, String, Vec<u8>), Arc<Secret>>,
+    known: HashMap<DekName, Result<Arc<Secret>, Trouble>>,
 }
 
 impl<F: AsyncFn(DekSource<'_>) -> Result<Arc<Secret>, Trouble>> Deks<F> {
@@ -159,18 +163,22 @@ impl<F: AsyncFn(DekSource<'_>) -> Result<Arc<Secret>, Trouble>> Deks<F> {
                     return Err(StoredError::NoEtcdKey.into());
                 }
                 let dek = self.dek(&sealed).await?;
-                Ok(sealed.open(dek, entry.etcd_key.as_deref())?)
+                Ok(sealed.open(&dek, entry.etcd_key.as_deref())?)
             }
         }
     }
 
-    async fn dek(&mut self, sealed: &Sealed<'_>) -> Result<&Secret, ExtractError> {
+    async fn dek(&mut self, sealed: &Sealed<'_>) -> Result<Arc<Secret>, ExtractError> {
         let source = sealed.dek_source();
         let name = (source.api, source.key_id.to_owned(), source.ciphertext.to_vec());
-        if !self.known.contains_key(&name) {
-            let dek = (self.decrypt)(source).await.map_err(ExtractError::Kms)?;
-            self.known.insert(name.clone(), dek);
-        }
-        Ok(&self.known[&name])
+        let dek = match self.known.get(&name) {
+            Some(dek) => dek.clone(),
+            None => {
+                let dek = (self.decrypt)(source).await;
+                self.known.insert(name, dek.clone());
+                dek
+            }
+        };
+        dek.map_err(ExtractError::Kms)
     }
 }

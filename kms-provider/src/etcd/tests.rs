@@ -382,6 +382,13 @@ async fn what_cannot_be_read_does_not_keep_the_rest_back() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_not_asked_for_again() {
+    let (result, _, notes, asked) = extracted(&answer(&[(KEY, V2_SEED), (KEY, V2_SEED)]), Format::Json, &[]).await;
+    assert_eq!((notes.len(), asked), (2, 1));
+    assert_eq!(result, Err("2 of 2 values could not be read".to_owned()));
+}
+
+#[tokio::test]
 async fn what_concerns_every_value_ends_it_at_once() {
     let printed = Printed::parse(Secret::new(answer(&[(KEY, V2_SEED), (KEY, V1_GCM)]))).unwrap();
     let asked = std::cell::Cell::new(0);
@@ -455,14 +462,16 @@ proptest! {
     }
 
     #[test]
-    fn nothing_cut_off_is_opened(which in 0..ENVELOPES.len(), keep in 0.0..1.0f64) {
+    fn what_is_cut_off_is_never_half_opened(which in 0..ENVELOPES.len(), keep in 0.0..1.0f64) {
         let (value, dek) = ENVELOPES[which];
         let whole = bytes(value);
         let cut = &whole[..(whole.len() as f64 * keep) as usize];
         if let Ok(Stored::Sealed(sealed)) = Stored::parse(cut) {
-            // CBC has no tag: cut between two blocks it may open, one time in 256, and is then no whole object.
+            // Protobuf may lose what stands behind the data, which has its own tag. CBC has none: cut between two
+            // blocks it may open, one time in 256, and is then no whole object.
             if let Ok(object) = sealed.open(&secret(dek), Some(KEY)) {
-                prop_assert!(which == 3 && manifest(&object).is_err());
+                let whole = object.expose() == bytes(SECRET);
+                prop_assert!(whole || (which == 3 && manifest(&object).is_err()));
             }
         }
     }

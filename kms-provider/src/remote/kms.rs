@@ -285,11 +285,12 @@ impl KmsKey {
         answer.map(|((blob, _), _)| blob)
     }
 
-    /// Decrypts. With `pinned`, only what was encrypted under this key.
+    /// Decrypts. With a key to `pin` (this key, or the one that its alias named when that was last looked
+    /// at), only what was encrypted under it.
     pub async fn decrypt(
         &self,
         blob: &[u8],
-        pinned: bool,
+        pin: Option<&str>,
         lane: &Lane,
         deadline: Instant,
         caller: &Caller,
@@ -304,7 +305,8 @@ impl KmsKey {
             let last = place + 1 == sites.len();
             let until = if last { deadline } else { Instant::now() + left / 2 };
             let is_home = std::ptr::eq(*site, &raw const self.home);
-            match self.decrypt_at(site, blob, pinned || !is_home, lane, until, caller).await {
+            let key = if is_home { pin } else { Some(site.key.as_str()) };
+            match self.decrypt_at(site, blob, key, lane, until, caller).await {
                 Ok(decrypted) => {
                     if is_home {
                         self.set_detour(None);
@@ -313,12 +315,16 @@ impl KmsKey {
                     }
                     return Ok(decrypted);
                 }
-                Err(error) if error.kind.is_outage() && !last => {
+                Err(error) if !last && (error.kind.is_outage() || !is_home) => {
                     if is_home {
                         self.set_detour(Some(Instant::now() + DETOUR));
+                    } else if !error.kind.is_outage() {
+                        // Another region that refuses is no help while it does.
+                        self.set_detour(None);
                     }
                     trouble = Some(error);
                 }
+                Err(error) if is_home => return Err(error),
                 // What the key's own region says counts for more than a replica's denial.
                 Err(error) => return Err(trouble.filter(|_| !error.kind.is_outage()).unwrap_or(error)),
             }
@@ -330,7 +336,7 @@ impl KmsKey {
         &self,
         site: &Site,
         blob: &[u8],
-        pinned: bool,
+        key: Option<&str>,
         lane: &Lane,
         deadline: Instant,
         caller: &Caller,
@@ -341,7 +347,7 @@ impl KmsKey {
             let answer = site
                 .client
                 .decrypt()
-                .set_key_id(pinned.then(|| site.key.clone()))
+                .set_key_id(key.map(str::to_owned))
                 .ciphertext_blob(Blob::new(blob))
                 .set_encryption_context(self.context.clone())
                 .send()

@@ -28,6 +28,10 @@ pub struct Call {
     pub session: Option<String>,
     /// The `user-agent` header.
     pub user_agent: Option<String>,
+    /// The `x-amz-source-arn` header: on whose behalf it is made.
+    pub source_arn: Option<String>,
+    /// The `x-amz-source-account` header.
+    pub source_account: Option<String>,
     /// The body: JSON, or a form's fields as an object of strings; null if it is neither.
     pub request: Value,
     /// The HTTP status it was answered with; nothing while, or if, it has no answer.
@@ -102,6 +106,8 @@ impl Log {
             role,
             session,
             user_agent: header(header::USER_AGENT.as_str()).map(str::to_owned),
+            source_arn: header("x-amz-source-arn").map(str::to_owned),
+            source_account: header("x-amz-source-account").map(str::to_owned),
             request: body,
             status: None,
             request_id: None,

@@ -84,7 +84,7 @@ fn check(resource: &Resource) -> Option<Finding> {
 fn check_beside(resource: &Resource, earlier: &[Resource]) -> Option<Finding> {
     let name = &resource.name;
     let no_start = "an API server does not start with it";
-    if earlier.iter().any(|other| other.name == *name) {
+    if earlier.iter().any(|other| other.parts() == resource.parts()) {
         return Some(Finding::fail(
             format!("resource `{name}` stands here for the second time, and {no_start}"),
             "keep one",
@@ -108,7 +108,7 @@ pub(super) fn check_groups(groups: &[Group], findings: &mut Vec<Finding>) {
                         other.name
                     );
                     findings.push(Finding::fail(what, "put this entry above that one").at(resource.place));
-                } else if other.name == *name {
+                } else if other.parts() == resource.parts() {
                     let what = format!("`{name}` stands in line {line} too: the providers there come first");
                     findings.push(Finding::warn(what, "keep all its providers in one entry").at(resource.place));
                 }

@@ -61,7 +61,7 @@ struct Inner {
     /// The last fetch that failed, and when it ended.
     failed: Mutex<Option<(Instant, AwsError)>>,
     /// Held while fetching: one fetch at a time, and the others take what it brought.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Held {
@@ -100,7 +100,7 @@ impl Credentials {
             events,
             held: Mutex::new(None),
             failed: Mutex::new(None),
-            turn: tokio::sync::Mutex::new(()),
+            turn: Arc::default(),
         }))
     }
 
@@ -118,8 +118,9 @@ impl Credentials {
 
     /// Credentials that AWS should accept: those held, or new ones when they near their end.
     ///
-    /// Fails only when there are none to hand out; a renewal that fails while the old ones still
-    /// live is logged and tried again later.
+    /// They are fetched on a task of its own, so that no caller's haste cuts a fetch short, and while the
+    /// old ones live nobody waits for it. Fails only when there are none to hand out; a renewal that fails
+    /// while the old ones still live is logged and tried again later.
     pub async fn get(&self) -> Result<Keys, AwsError> {
         let now = SystemTime::now();
         let held = self.held().as_ref().map(|held| (held.keys.clone(), held.renew_at));
@@ -127,21 +128,44 @@ impl Credentials {
             // After a failed renewal the next try may lie beyond their end.
             Some((keys, renew_at)) if renew_at.is_none_or(|at| now < at) && lives(&keys, now) => Ok(keys),
             Some((keys, _)) if lives(&keys, now) => {
-                // Still good: whoever gets the turn renews, the others go on with what there is.
-                let Ok(_turn) = self.0.turn.try_lock() else { return Ok(keys) };
-                self.renew(keys).await
+                // Still good: whoever gets the turn renews, and all go on with what there is.
+                if let Ok(turn) = Arc::clone(&self.0.turn).try_lock_owned() {
+                    let this = self.clone();
+                    tokio::spawn(async move {
+                        this.renew().await;
+                        drop(turn);
+                    });
+                }
+                Ok(keys)
             }
             _ => {
+                let this = self.clone();
                 let queued = Instant::now();
-                let _turn = self.0.turn.lock().await;
-                let fetched_meanwhile =
-                    self.held().as_ref().map(|held| held.keys.clone()).filter(|keys| lives(keys, SystemTime::now()));
-                match (fetched_meanwhile, self.failed_since(queued)) {
-                    (Some(keys), _) => Ok(keys),
-                    (None, Some(error)) => Err(error),
-                    (None, None) => self.fetch().await,
-                }
+                let fetched = tokio::spawn(async move { this.fetch_or_join(queued).await }).await;
+                // The task is ended only with the runtime.
+                fetched.unwrap_or_else(|error| {
+                    Err(AwsError::new("credentials", Class::Transient, "Ended", &error.to_string()))
+                })
             }
+        }
+    }
+
+    /// Has them renewed with the next use, the old ones serving on meanwhile: they are accepted, and yet
+    /// may not be those that are meant.
+    pub fn doubt(&self) {
+        if let Some(held) = self.held().as_mut() {
+            held.renew_at = Some(SystemTime::UNIX_EPOCH);
+        }
+    }
+
+    async fn fetch_or_join(&self, queued: Instant) -> Result<Keys, AwsError> {
+        let _turn = self.0.turn.lock().await;
+        let fetched_meanwhile =
+            self.held().as_ref().map(|held| held.keys.clone()).filter(|keys| lives(keys, SystemTime::now()));
+        match (fetched_meanwhile, self.failed_since(queued)) {
+            (Some(keys), _) => Ok(keys),
+            (None, Some(error)) => Err(error),
+            (None, None) => self.fetch().await,
         }
     }
 
@@ -154,15 +178,11 @@ impl Credentials {
         }
     }
 
-    async fn renew(&self, old: Keys) -> Result<Keys, AwsError> {
-        match self.fetch().await {
-            Ok(keys) => Ok(keys),
-            Err(error) => {
-                tracing::warn!(identity = self.label(), %error, "credentials not renewed; the old ones serve on");
-                if let Some(held) = self.held().as_mut() {
-                    held.renew_at = Some(SystemTime::now() + RENEWAL_RETRY);
-                }
-                Ok(old)
+    async fn renew(&self) {
+        if let Err(error) = self.fetch().await {
+            tracing::warn!(identity = self.label(), %error, "credentials not renewed; the old ones serve on");
+            if let Some(held) = self.held().as_mut() {
+                held.renew_at = Some(SystemTime::now() + RENEWAL_RETRY);
             }
         }
     }
