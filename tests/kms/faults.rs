@@ -44,7 +44,7 @@ fn matrix() -> Vec<Expected> {
             &["cannot be reached", "KeyUnavailableException"],
         ),
         case(error(500, "DependencyTimeoutException"), Code::Unavailable, &["DependencyTimeoutException"]),
-        case(Fault::Hang, Code::DeadlineExceeded, &["in time", "Timeout"]),
+        case(Fault::Hang, Code::DeadlineExceeded, &["KMS", "answer"]),
         case(Fault::Cut, Code::Unavailable, &["cannot be reached", "ConnectionFailed"]),
         case(Fault::CutMidBody, Code::Unavailable, &["cannot be reached"]),
         case(Fault::Garbage, Code::Unavailable, &["UnreadableAnswer"]),
