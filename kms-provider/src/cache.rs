@@ -6,16 +6,15 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use coffer_runtime::Secret;
 use lru::LruCache;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use crate::flight::Flight;
 use crate::{Kind, Trouble};
 
 /// How the cache is bounded.
@@ -44,6 +43,8 @@ pub enum Source {
     Shared,
     /// From memory, past its time, since KMS cannot be heard.
     Stale,
+    /// From nowhere: too many wait for KMS.
+    Refused,
 }
 
 /// Values by what was asked.
@@ -57,7 +58,7 @@ struct Inner {
 
 struct State {
     values: LruCache<Asked, Entry>,
-    flights: HashMap<Asked, watch::Receiver<Option<Answer>>>,
+    flights: HashMap<Asked, Flight<Arc<Secret>>>,
 }
 
 struct Entry {
@@ -66,6 +67,9 @@ struct Entry {
     /// After a failure that says nothing about the key, when to ask KMS again.
     ask_again: Option<Instant>,
 }
+
+/// How long KMS is waited for by one who could be served a value that is past its time.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 type Answer = Result<Arc<Secret>, Trouble>;
 
@@ -95,6 +99,7 @@ impl Source {
             Self::Miss => "miss",
             Self::Shared => "shared",
             Self::Stale => "stale",
+            Self::Refused => "refused",
         }
     }
 }
@@ -103,8 +108,8 @@ impl Cache {
     /// An empty cache.
     #[must_use]
     pub fn new(settings: CacheSettings) -> Self {
-        let size = NonZeroUsize::new(settings.size).unwrap_or(NonZeroUsize::MIN);
-        let state = State { values: LruCache::new(size), flights: HashMap::new() };
+        // Bounded by `keep`: a bounded one would take all its memory at once.
+        let state = State { values: LruCache::unbounded(), flights: HashMap::new() };
         Self(Arc::new(Inner { settings, state: Mutex::new(state) }))
     }
 
@@ -114,10 +119,9 @@ impl Cache {
     where
         Asking: Future<Output = Result<Secret, Trouble>> + Send + 'static,
     {
-        let (mut flight, source, stale) = {
+        let (flight, source, stale) = {
             let mut state = self.state();
-            let now = Instant::now();
-            let stale = match state.look(&asked, self.0.settings, now) {
+            let stale = match state.look(&asked, self.0.settings, Instant::now()) {
                 Found::Fresh(value) => return (Ok(value), Source::Hit),
                 Found::Waiting(value) => return (Ok(value), Source::Stale),
                 Found::Stale(value) => Some(value),
@@ -129,37 +133,32 @@ impl Cache {
                     let text = format!("{FLIGHTS} Decrypts wait for KMS already; try again");
                     return match stale {
                         Some(value) => (Ok(value), Source::Stale),
-                        None => (Err(Trouble::new(Kind::Busy, text)), Source::Miss),
+                        None => (Err(Trouble::new(Kind::Busy, text)), Source::Refused),
                     };
                 }
                 None => {
-                    let (landing, flight) = watch::channel(None);
-                    state.flights.insert(asked, flight.clone());
-                    let cache = self.clone();
+                    let place = Place { cache: self.clone(), asked };
                     let ask = ask();
-                    tokio::spawn(async move {
-                        // Should the task end without an answer, the place is free again.
-                        let _place = Place { cache: &cache, asked };
+                    let flight = Flight::depart(async move {
                         let answer = ask.await.map(Arc::new);
-                        cache.keep(asked, &answer);
-                        let _ = landing.send(Some(answer));
+                        place.cache.keep(asked, &answer);
+                        answer
                     });
+                    state.flights.insert(asked, flight.clone());
                     (flight, Source::Miss, stale)
                 }
             }
         };
-        let answer = match timeout_at(deadline, flight.wait_for(Option::is_some)).await {
-            Ok(Ok(answer)) => answer.clone().unwrap_or_else(|| Err(broken())),
-            Ok(Err(_)) => Err(broken()),
-            Err(_) => Err(Trouble::new(Kind::TimedOut, "KMS has not answered before the deadline")),
-        };
-        match (answer, stale) {
-            (Err(trouble), Some(value)) if trouble.kind.is_outage() => {
-                // One who gave up waiting spares the next ones the wait.
-                self.put_off(asked);
+        let Some(value) = stale else { return (flight.answer(deadline).await, source) };
+        let now = Instant::now();
+        let patience = PATIENCE.min(deadline.saturating_duration_since(now) / 2);
+        match flight.answer(now + patience).await {
+            Err(trouble) if trouble.kind.is_outage() => {
+                // One who gave up waiting spares the next ones the wait; the call is still under way.
+                self.state().put_off(asked);
                 (Ok(value), Source::Stale)
             }
-            (answer, _) => (answer, source),
+            answer => (answer, source),
         }
     }
 
@@ -196,6 +195,9 @@ impl Cache {
             Ok(value) if !self.0.settings.ttl.is_zero() && self.0.settings.size > 0 => {
                 let entry = Entry { value: Arc::clone(value), confirmed: Instant::now(), ask_again: None };
                 state.values.put(asked, entry);
+                if state.values.len() > self.0.settings.size {
+                    state.values.pop_lru();
+                }
             }
             Ok(_) => {}
             Err(trouble) if trouble.kind.is_outage() => state.put_off(asked),
@@ -203,10 +205,6 @@ impl Cache {
                 state.values.pop(&asked);
             }
         }
-    }
-
-    fn put_off(&self, asked: Asked) {
-        self.state().put_off(asked);
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -248,19 +246,15 @@ impl State {
 }
 
 /// A flight's place among the flights, given back when it ends.
-struct Place<'a> {
-    cache: &'a Cache,
+struct Place {
+    cache: Cache,
     asked: Asked,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.cache.state().flights.remove(&self.asked);
     }
-}
-
-fn broken() -> Trouble {
-    Trouble::new(Kind::Unreachable, "the request to KMS ended without an answer; try again")
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use crate::Trouble;
 
 /// A failure or two is weather: an API server that is told of each turns unready with every one.
 const FAILURES_UNTIL_UNHEALTHY: u32 = 3;
+/// Failures that are not further apart are one.
+const ONE_FAILURE: Duration = Duration::from_millis(500);
 /// Between probes while something fails and the outcome is not yet decided.
 const DOUBT: Duration = Duration::from_secs(2);
 /// Between probes of a key that does not work: recovery shows within this.
@@ -45,6 +47,7 @@ pub struct Health {
 #[derive(Debug, Default)]
 struct Record {
     succeeded: Option<Instant>,
+    failed: Option<Instant>,
     failures: u32,
     last: Option<Trouble>,
 }
@@ -63,13 +66,20 @@ pub enum Verdict {
 impl Health {
     /// A call succeeded, a probe's or a real one.
     pub fn succeeded(&mut self, operation: Operation, now: Instant) {
-        *self.record(operation) = Record { succeeded: Some(now), failures: 0, last: None };
+        *self.record(operation) = Record { succeeded: Some(now), failed: None, failures: 0, last: None };
     }
 
-    /// A call failed, of one that says something about the key.
-    pub fn failed(&mut self, operation: Operation, trouble: Trouble) {
+    /// A call failed that says something about the key. One that began before the last success is old
+    /// news, and those that fail together are one failure.
+    pub fn failed(&mut self, operation: Operation, trouble: Trouble, began: Instant, now: Instant) {
         let record = self.record(operation);
-        record.failures = record.failures.saturating_add(1);
+        if record.succeeded.is_some_and(|at| began < at) {
+            return;
+        }
+        if record.failed.is_none_or(|at| now.duration_since(at) >= ONE_FAILURE) {
+            record.failures = record.failures.saturating_add(1);
+            record.failed = Some(now);
+        }
         record.last = Some(trouble);
     }
 
@@ -161,12 +171,15 @@ mod tests {
     fn one_failure_is_weather_and_three_are_not() {
         let now = Instant::now();
         let mut health = healthy(now);
-        for _ in 0..2 {
-            health.failed(Operation::Decrypt, trouble());
+        for second in 1..=2 {
+            let at = now + Duration::from_secs(second);
+            for _ in 0..100 {
+                health.failed(Operation::Decrypt, trouble(), now, at);
+            }
             assert_eq!(health.verdict(), Verdict::Healthy);
             assert_eq!(health.next_probe(INTERVAL, now), now + DOUBT);
         }
-        health.failed(Operation::Decrypt, trouble());
+        health.failed(Operation::Decrypt, trouble(), now, now + Duration::from_secs(3));
         assert_eq!(health.verdict().to_string(), "decrypt fails: KMS throttles");
         assert_eq!(health.next_probe(INTERVAL, now), now + RECOVERY);
         // Encrypt's success says nothing about Decrypt.
@@ -177,12 +190,22 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_that_began_before_a_success_is_old_news() {
+        let (began, now) = (Instant::now(), Instant::now() + Duration::from_secs(9));
+        let mut health = healthy(now);
+        for second in 0..9 {
+            health.failed(Operation::Encrypt, trouble(), began, now + Duration::from_secs(second));
+        }
+        assert_eq!(health.verdict(), Verdict::Healthy);
+    }
+
+    #[test]
     fn before_the_first_success_nothing_is_ok() {
         let mut health = Health::default();
         assert_eq!(health.verdict(), Verdict::Starting);
         health.succeeded(Operation::Encrypt, Instant::now());
         assert_eq!(health.verdict(), Verdict::Starting);
-        health.failed(Operation::Decrypt, trouble());
+        health.failed(Operation::Decrypt, trouble(), Instant::now(), Instant::now());
         assert!(matches!(health.verdict(), Verdict::Failing(Operation::Decrypt, _)));
     }
 

@@ -10,35 +10,29 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::audit::{Caller, Purpose};
-use crate::follow::{Active, of_key, stands_for};
+use crate::follow::{Active, of_key};
 use crate::health::{Health, Operation, Verdict};
-use crate::key::KeyName;
 use crate::metrics::KeyMetrics;
 use crate::remote::{KmsKey, Lane, RemoteKey};
+use crate::route::{Candidate, Policy, Routes};
 use crate::{Kind, Trouble};
 
 /// Encrypts at KMS at once. An API server makes few (KMS v2) or one for each write (v1).
 const ENCRYPTS: usize = 32;
+/// Calls of our own at once: probes, and what is asked of KMS about local KEKs.
+const OWN: usize = 8;
 /// A caller with less time than this may have hurried too much for its timeout to say anything.
 const FAIR_TIME: Duration = Duration::from_secs(1);
-
-/// Which keys may decrypt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// Whatever the identity is allowed to, as the AWS Encryption Provider does it: KMS reads from the
-    /// ciphertext which key that is.
-    Any,
-    /// Only the keys that are listed: KMS is told the key, and refuses another's ciphertext.
-    Listed,
-}
 
 /// The keys of one socket.
 pub struct Keyring {
     writer: KmsKey,
     readers: Vec<KmsKey>,
-    policy: Policy,
+    routes: RwLock<Routes>,
     lanes: Lanes,
     active: RwLock<Result<Arc<Active>, Trouble>>,
+    /// ARN of the key that KMS last encrypted under.
+    written_under: Mutex<Option<String>>,
     material_ends: Mutex<Option<SystemTime>>,
     health: Mutex<Health>,
     /// Rung when a call fails, so that the prober looks sooner.
@@ -74,16 +68,23 @@ impl Keyring {
         } else {
             Err(Trouble::new(Kind::Unreachable, "starting: KMS has not said yet which key this is"))
         };
+        let mut keys: Vec<&KmsKey> = vec![&writer];
+        keys.extend(&readers);
+        let is_new = |place: &usize| !keys[..*place].iter().any(|before| before.asks_like(keys[*place]));
+        let distinct = (0..keys.len()).filter(is_new).collect();
+        let names = keys.iter().map(|key| key.name().clone()).collect();
+        let routes = Routes::new(policy, names, distinct);
         Self {
             writer,
             readers,
-            policy,
+            routes: RwLock::new(routes),
             lanes: Lanes {
-                encrypt: Lane::new("Encrypt", ENCRYPTS),
-                decrypt: Lane::new("Decrypt", max_inflight),
-                own: Lane::new("probes", 2),
+                encrypt: Lane::new("Encrypts are", "KMS is slow or throttles", ENCRYPTS),
+                decrypt: Lane::new("Decrypts are", "raise --max-inflight if KMS does not throttle", max_inflight),
+                own: Lane::new("calls about keys are", "KMS is slow or throttles", OWN),
             },
             active: RwLock::new(active),
+            written_under: Mutex::default(),
             material_ends: Mutex::default(),
             health: Mutex::default(),
             alarm: Notify::new(),
@@ -111,9 +112,15 @@ impl Keyring {
         self.active.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on, `active` is encrypted under.
+    /// From now on, `active` is encrypted under. What its name stood for before can still be read.
     pub fn activate(&self, active: Active) {
+        self.routes.write().unwrap_or_else(PoisonError::into_inner).follow(&active.target, true);
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Ok(Arc::new(active));
+    }
+
+    /// Another instance may encrypt under that key already.
+    pub fn expect(&self, active: &Active) {
+        self.routes.write().unwrap_or_else(PoisonError::into_inner).follow(&active.target, false);
     }
 
     /// Says why nothing is active yet; a key that is active stays so.
@@ -159,21 +166,36 @@ impl Keyring {
         &self.lanes.own
     }
 
-    /// Encrypts under what is active.
-    pub async fn encrypt(&self, plaintext: &Secret, deadline: Instant, caller: &Caller) -> Result<Vec<u8>, Trouble> {
-        let active = self.active()?;
-        let fair = is_fair(deadline);
+    /// Encrypts under `active`, or what was that a moment ago.
+    pub async fn encrypt(
+        &self,
+        plaintext: &Secret,
+        active: &Active,
+        deadline: Instant,
+        caller: &Caller,
+    ) -> Result<Vec<u8>, Trouble> {
+        let began = Instant::now();
         let lane = if caller.purpose == Purpose::Probe { &self.lanes.own } else { &self.lanes.encrypt };
-        let result = self.writer.encrypt(&active.target, plaintext, lane, deadline, caller).await;
-        match &result {
-            Ok(_) => self.succeeded(Operation::Encrypt),
-            Err(trouble) => match trouble.kind {
-                Kind::Busy | Kind::BadRequest => {}
-                Kind::TimedOut if !fair => {}
-                _ => self.failed(Operation::Encrypt, trouble.clone()),
-            },
+        match self.writer.encrypt(&active.target, plaintext, lane, deadline, caller).await {
+            Ok(encrypted) => {
+                *self.written_under.lock().unwrap_or_else(PoisonError::into_inner) = encrypted.key_arn;
+                self.succeeded(Operation::Encrypt);
+                Ok(encrypted.blob)
+            }
+            Err(trouble) => {
+                let concerns_key = match trouble.kind {
+                    Kind::Busy => false,
+                    // An API server's fault, or else ours.
+                    Kind::BadRequest => caller.purpose == Purpose::Probe,
+                    Kind::TimedOut => is_fair(began, deadline),
+                    _ => true,
+                };
+                if concerns_key {
+                    self.failed(Operation::Encrypt, trouble.clone(), began);
+                }
+                Err(trouble)
+            }
         }
-        result
     }
 
     /// Decrypts with whichever key it takes. `key_id` is what the API server was told when it was
@@ -185,49 +207,51 @@ impl Keyring {
         deadline: Instant,
         caller: &Caller,
     ) -> Result<Secret, Trouble> {
-        let fair = is_fair(deadline);
-        let mut first_trouble: Option<Trouble> = None;
-        for place in self.candidates(key_id)? {
-            let key = self.key(place);
-            match key.decrypt(blob, self.pin(place).as_deref(), &self.lanes.decrypt, deadline, caller).await {
+        let lane = if caller.purpose == Purpose::LocalKek { &self.lanes.own } else { &self.lanes.decrypt };
+        let candidates = self.candidates(key_id)?;
+        let mut troubles = Troubles::default();
+        for (asked, candidate) in candidates.iter().enumerate() {
+            let Candidate { place, pin } = candidate;
+            let key = self.key(*place);
+            if troubles.came_of(key.region()) {
+                continue;
+            }
+            let began = Instant::now();
+            let left = deadline.saturating_duration_since(began);
+            let rest = u32::try_from(candidates.len() - asked).unwrap_or(u32::MAX);
+            // A key in another region shall have its time, should this one's be away.
+            let elsewhere = candidates[asked..].iter().any(|next| self.key(next.place).region() != key.region());
+            let until = if elsewhere { began + left / rest } else { deadline };
+            match key.decrypt(blob, pin.as_deref(), lane, until, caller).await {
                 Ok(decrypted) => {
-                    self.last_good.store(place, Ordering::Relaxed);
-                    if place == 0 {
-                        self.succeeded(Operation::Decrypt);
-                    }
-                    self.notice_foreign(decrypted.key_arn.as_deref());
+                    self.last_good.store(*place, Ordering::Relaxed);
+                    self.read(*place, decrypted.key_arn.as_deref());
                     return Ok(decrypted.plaintext);
                 }
                 Err(trouble) => {
-                    let blames_key = match trouble.kind {
+                    // Whatever else KMS says of a ciphertext may concern another key than ours.
+                    let concerns_key = match trouble.kind {
                         Kind::Throttled | Kind::Unreachable | Kind::Credentials => true,
-                        Kind::TimedOut => fair,
-                        // Whatever else KMS says of a ciphertext may concern another key than ours.
+                        Kind::TimedOut => is_fair(began, until),
                         _ => false,
                     };
-                    if place == 0 && blames_key {
-                        self.failed(Operation::Decrypt, trouble.clone());
+                    if *place == 0 && concerns_key {
+                        self.failed(Operation::Decrypt, trouble.clone(), began);
                     }
-                    if trouble.kind.is_outage() {
-                        return Err(trouble);
-                    }
-                    // Of several keys' answers, one that is more than "not mine" tells most.
-                    match &first_trouble {
-                        Some(first) if first.kind != Kind::BadCiphertext || trouble.kind == Kind::BadCiphertext => {}
-                        _ => first_trouble = Some(trouble),
-                    }
+                    troubles.add(trouble, key.region());
                 }
             }
         }
-        Err(first_trouble.unwrap_or_else(|| Trouble::new(Kind::BadRequest, "no key to decrypt with")))
+        Err(troubles.worst())
     }
 
     /// How a request is routed, as part of what its answer may be kept under.
     pub fn route<'k>(&self, key_id: Option<&'k str>) -> Result<&'k str, Trouble> {
-        if self.policy == Policy::Any {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        if !routes.by_key_id() {
             return Ok("");
         }
-        self.candidates(key_id)?;
+        routes.candidates(key_id.map(of_key), 0)?;
         Ok(key_id.unwrap_or_default())
     }
 
@@ -239,16 +263,24 @@ impl Keyring {
         fastrand::fill(&mut bytes);
         // Not a secret: its use is to be compared.
         let plaintext = Secret::new(bytes);
-        let Ok(blob) = self.encrypt(&plaintext, deadline, &caller).await else { return };
+        let Ok(active) = self.active() else { return };
+        let started = Instant::now();
+        let encrypted = self.encrypt(&plaintext, &active, deadline, &caller).await;
+        self.metrics.probed(Operation::Encrypt, encrypted.as_ref().map(drop), started.elapsed());
+        let Ok(blob) = encrypted else { return };
         // The key's own probe does not go to other keys.
-        match self.writer.decrypt(&blob, self.pin(0).as_deref(), &self.lanes.own, deadline, &caller).await {
+        let pin = self.candidates(Some(&active.key_id)).ok().and_then(|mut candidates| candidates.remove(0).pin);
+        let began = Instant::now();
+        let decrypted = self.writer.decrypt(&blob, pin.as_deref(), &self.lanes.own, deadline, &caller).await;
+        self.metrics.probed(Operation::Decrypt, decrypted.as_ref().map(drop), began.elapsed());
+        match decrypted {
             Ok(decrypted) if decrypted.plaintext.expose() == plaintext.expose() => self.succeeded(Operation::Decrypt),
             Ok(_) => {
                 let text = "KMS gives back another plaintext than was encrypted; look at what is between here and KMS";
-                self.failed(Operation::Decrypt, Trouble::new(Kind::BadRequest, text));
+                self.failed(Operation::Decrypt, Trouble::new(Kind::BadRequest, text), began);
             }
             Err(trouble) if trouble.kind == Kind::Busy => {}
-            Err(trouble) => self.failed(Operation::Decrypt, trouble),
+            Err(trouble) => self.failed(Operation::Decrypt, trouble, began),
         }
     }
 
@@ -270,53 +302,28 @@ impl Keyring {
         self.alarm.notified().await;
     }
 
-    /// The key that KMS is told to decrypt with: of an alias the one that is encrypted under now, which may
-    /// not be the one that it was moved to a moment ago.
-    fn pin(&self, place: usize) -> Option<String> {
-        (self.policy == Policy::Listed).then(|| match self.active() {
-            Ok(active) if place == 0 => active.target.clone(),
-            _ => self.key(place).name().as_str().to_owned(),
-        })
-    }
-
-    /// The keys to try, in order: places in writer, then readers.
-    fn candidates(&self, key_id: Option<&str>) -> Result<Vec<usize>, Trouble> {
-        let all = 0..=self.readers.len();
-        let last_good = self.last_good.load(Ordering::Relaxed);
-        let Some(key_id) = key_id else {
-            let mut places: Vec<usize> = all.collect();
-            places.sort_by_key(|place| *place != last_good);
-            return Ok(places);
-        };
-        let is_active =
-            |place: &usize| *place == 0 && self.active().is_ok_and(|active| active.key_id == of_key(key_id));
-        let (mut known, others): (Vec<usize>, Vec<usize>) =
-            all.partition(|place| is_active(place) || stands_for(key_id, self.key(*place).name()));
-        match self.policy {
-            Policy::Any => {
-                known.extend(others);
-                Ok(known)
-            }
-            Policy::Listed if known.is_empty() => Err(Trouble::new(
-                Kind::BadRequest,
-                format!(
-                    "the key_id '{}' is none of --key and --decrypt-key; add --decrypt-key with its key, or set --decrypt-policy any",
-                    key_id.chars().take(200).collect::<String>()
-                ),
-            )),
-            Policy::Listed => Ok(known),
-        }
+    fn candidates(&self, key_id: Option<&str>) -> Result<Vec<Candidate>, Trouble> {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        routes.candidates(key_id.map(of_key), self.last_good.load(Ordering::Relaxed))
     }
 
     fn key(&self, place: usize) -> &KmsKey {
         if place == 0 { &self.writer } else { &self.readers[place - 1] }
     }
 
-    /// Data of a key that is not listed is read here, and is no longer once the policy says so.
-    fn notice_foreign(&self, arn: Option<&str>) {
-        let Some(arn) = arn.filter(|_| self.policy == Policy::Any) else { return };
-        let names = || (0..=self.readers.len()).map(|place| self.key(place).name());
-        if names().any(KeyName::is_alias) || names().any(|name| stands_for(arn, name)) {
+    /// Something was decrypted. Only what the key to encrypt with encrypted says that it works; and what no
+    /// listed key did is no longer read once the policy says so.
+    fn read(&self, place: usize, arn: Option<&str>) {
+        let written_under = self.written_under.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_latest = arn.is_some() && arn == written_under.as_deref();
+        let (is_writers, listed) = {
+            let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+            (arn.is_some_and(|arn| routes.is_writer(arn)), arn.and_then(|arn| routes.lists(arn)))
+        };
+        if place == 0 && (is_latest || is_writers) {
+            self.succeeded(Operation::Decrypt);
+        }
+        if is_latest || listed != Some(false) {
             return;
         }
         self.metrics.foreign.inc();
@@ -340,10 +347,10 @@ impl Keyring {
         }
     }
 
-    fn failed(&self, operation: Operation, trouble: Trouble) {
+    fn failed(&self, operation: Operation, trouble: Trouble, began: Instant) {
         let mut health = self.health();
         let before = health.verdict();
-        health.failed(operation, trouble);
+        health.failed(operation, trouble, began, Instant::now());
         let after = health.verdict();
         drop(health);
         if !matches!(before, Verdict::Failing(..))
@@ -359,14 +366,44 @@ impl Keyring {
     }
 }
 
-fn is_fair(deadline: Instant) -> bool {
-    deadline.saturating_duration_since(Instant::now()) >= FAIR_TIME
+fn is_fair(began: Instant, deadline: Instant) -> bool {
+    deadline.saturating_duration_since(began) >= FAIR_TIME
+}
+
+/// Why keys did not decrypt something.
+#[derive(Default)]
+struct Troubles {
+    worst: Option<Trouble>,
+    /// Regions that could not be heard: their other keys are not asked.
+    away: Vec<String>,
+}
+
+impl Troubles {
+    fn came_of(&self, region: &str) -> bool {
+        self.away.iter().any(|away| away == region)
+    }
+
+    /// An outage tells most: the plaintext may well be there. Then what is more than "not mine".
+    fn add(&mut self, trouble: Trouble, region: &str) {
+        if trouble.kind.is_outage() {
+            self.away.push(region.to_owned());
+        }
+        let weight = |trouble: &Trouble| (trouble.kind.is_outage(), trouble.kind != Kind::BadCiphertext);
+        if self.worst.as_ref().is_none_or(|worst| weight(&trouble) > weight(worst)) {
+            self.worst = Some(trouble);
+        }
+    }
+
+    fn worst(self) -> Trouble {
+        self.worst.unwrap_or_else(|| Trouble::new(Kind::BadRequest, "there is no key to decrypt with"))
+    }
 }
 
 /// A local KEK is wrapped by the key that is active, and unwrapped by whichever it takes.
 impl RemoteKey for Keyring {
     async fn encrypt(&self, plaintext: &Secret, deadline: Instant) -> Result<Vec<u8>, Trouble> {
-        Self::encrypt(self, plaintext, deadline, &Caller::own(Purpose::LocalKek)).await
+        let active = self.active()?;
+        Self::encrypt(self, plaintext, &active, deadline, &Caller::own(Purpose::LocalKek)).await
     }
 
     async fn decrypt(&self, blob: &[u8], deadline: Instant) -> Result<Secret, Trouble> {

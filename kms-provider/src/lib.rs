@@ -19,6 +19,7 @@ pub mod ciphertext;
 mod deadline;
 pub mod doctor;
 pub mod etcd;
+mod flight;
 pub mod follow;
 pub mod health;
 pub mod kek;
@@ -28,6 +29,7 @@ pub mod metrics;
 pub mod probe;
 pub mod proto;
 pub mod remote;
+pub mod route;
 pub mod service;
 mod trouble;
 

@@ -16,10 +16,10 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::Trouble;
 use crate::cache::Source;
 use crate::health::{Operation, Verdict};
 use crate::service::Door;
-use crate::{Kind, Trouble};
 
 /// Which version of the KMS API a request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,9 +99,9 @@ impl Metrics {
         &self.calls
     }
 
-    /// The counters of one key.
+    /// The counters of one key; `probes_as` is the version that probes count under by the other plugin's names.
     #[must_use]
-    pub fn of_key(&self, key: &str) -> KeyMetrics {
+    pub fn of_key(&self, key: &str, probes_as: ApiVersion) -> KeyMetrics {
         let key: Arc<str> = key.into();
         let success = |operation: Operation, version: ApiVersion| {
             let (operation, version) = (operation.as_str(), version.as_str());
@@ -109,7 +109,7 @@ impl Metrics {
             let count = self.operations.get_or_create(&labels).clone();
             let latency = self.latencies.get_or_create(&labels).clone();
             let labels = RequestLabels { key: Arc::clone(&key), operation, version, result: "ok" };
-            (count, latency, self.requests.get_or_create(&labels).clone())
+            Success { count, latency, ours: self.requests.get_or_create(&labels).clone() }
         };
         let successes = [Operation::Encrypt, Operation::Decrypt]
             .map(|operation| [ApiVersion::V1, ApiVersion::V2].map(|version| success(operation, version)));
@@ -117,9 +117,9 @@ impl Metrics {
             let labels = SourceLabels { key: Arc::clone(&key), source: source.as_str() };
             self.sources.get_or_create(&labels).clone()
         };
-        let sources = [Source::Hit, Source::Miss, Source::Shared, Source::Stale].map(source);
+        let sources = [Source::Hit, Source::Miss, Source::Shared, Source::Stale, Source::Refused].map(source);
         let foreign = self.foreign.get_or_create(&KeyLabels { key: Arc::clone(&key) }).clone();
-        KeyMetrics { key, all: self.clone(), successes, sources, foreign }
+        KeyMetrics { key, all: self.clone(), successes, probes_as, sources, foreign }
     }
 
     /// All metrics of the process.
@@ -144,7 +144,11 @@ impl Metrics {
 }
 
 /// Counter and latency by the other plugin's names, and the counter by ours.
-type Success = (Counter, Histogram, Counter);
+struct Success {
+    count: Counter,
+    latency: Histogram,
+    ours: Counter,
+}
 
 /// The counters of one key; those of each successful request are looked up once.
 pub struct KeyMetrics {
@@ -152,39 +156,56 @@ pub struct KeyMetrics {
     all: Metrics,
     /// By operation, then by version.
     successes: [[Success; 2]; 2],
-    sources: [Counter; 4],
+    /// The version that probes count under by the other plugin's names.
+    probes_as: ApiVersion,
+    sources: [Counter; 5],
     /// Decrypts of data whose key is not listed.
     pub(crate) foreign: Counter,
 }
 
 impl KeyMetrics {
-    /// A request was answered.
+    /// A request was answered. `at_kms` says whether it was one for KMS, or came to nothing before.
     pub(crate) fn answered(
         &self,
         operation: Operation,
         version: ApiVersion,
         outcome: Result<(), &Trouble>,
+        at_kms: bool,
         took: Duration,
     ) {
-        let milliseconds = took.as_secs_f64() * 1_000.0;
         let Err(trouble) = outcome else {
-            let (count, latency, ours) = &self.successes[operation as usize][version as usize];
+            let Success { count, latency, ours } = &self.successes[operation as usize][version as usize];
             count.inc();
-            latency.observe(milliseconds);
+            latency.observe(milliseconds(took));
             ours.inc();
             return;
         };
-        let (operation, version) = (operation.as_str(), version.as_str());
         let result = trouble.kind.as_str();
+        let (operation, version) = (operation.as_str(), version.as_str());
         let labels = RequestLabels { key: Arc::clone(&self.key), operation, version, result };
         self.all.requests.get_or_create(&labels).inc();
-        // What never went to KMS does not count there.
-        if trouble.kind != Kind::BadRequest {
-            let status = trouble.kind.aep_status();
-            let labels = OperationLabels { key_arn: Arc::clone(&self.key), status, operation, version };
-            self.all.operations.get_or_create(&labels).inc();
-            self.all.latencies.get_or_create(&labels).observe(milliseconds);
+        if at_kms {
+            self.failed_as_there(operation, version, trouble, took);
         }
+    }
+
+    /// A probe ended. The other plugin's probes count as its requests, and alerts rely on it.
+    pub(crate) fn probed(&self, operation: Operation, outcome: Result<(), &Trouble>, took: Duration) {
+        match outcome {
+            Ok(()) => {
+                let Success { count, latency, .. } = &self.successes[operation as usize][self.probes_as as usize];
+                count.inc();
+                latency.observe(milliseconds(took));
+            }
+            Err(trouble) => self.failed_as_there(operation.as_str(), self.probes_as.as_str(), trouble, took),
+        }
+    }
+
+    fn failed_as_there(&self, operation: &'static str, version: &'static str, trouble: &Trouble, took: Duration) {
+        let status = trouble.kind.aep_status();
+        let labels = OperationLabels { key_arn: Arc::clone(&self.key), status, operation, version };
+        self.all.operations.get_or_create(&labels).inc();
+        self.all.latencies.get_or_create(&labels).observe(milliseconds(took));
     }
 
     /// A ciphertext of KMS was decrypted, or was not.
@@ -207,7 +228,9 @@ impl fmt::Debug for Snapshot {
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let labels = |door: &Arc<Door>| vec![("key", door.keyring().writer().name().to_string())];
+        let labels = |door: &Door| {
+            vec![("key", door.keyring().writer().name().to_string()), ("socket", door.socket().to_owned())]
+        };
         let mut gauges = Gauges::new(&mut encoder);
         let mut write = |name: &str, help: &str, value: &dyn Fn(&Door) -> Option<f64>| {
             let samples = self.doors.iter().filter_map(|door| Some((labels(door), value(door)?)));
@@ -239,16 +262,15 @@ impl Collector for Snapshot {
         write("kms_local_kek_age_seconds", "Age of the local KEK in use", &|door| {
             Some(door.kek().current?.age.as_secs_f64())
         })?;
-        let key_ids: Vec<_> =
-            self.doors.iter().filter_map(|door| Some((door, door.keyring().active().ok()?))).collect();
-        let infos: Vec<(String, String)> = key_ids
-            .iter()
-            .map(|(door, active)| (door.keyring().writer().name().to_string(), door.key_id(active)))
-            .collect();
+        let key_ids = self.doors.iter().filter_map(|door| {
+            let active = door.keyring().active().ok()?;
+            Some([labels(door), vec![("key_id", door.key_id(&active))]].concat())
+        });
+        let key_ids: Vec<_> = key_ids.collect();
         gauges.write(
             "kms_key_id_info",
             "The key_id that the API server is told",
-            infos.iter().map(|(key, key_id)| (vec![("key", key.as_str()), ("key_id", key_id.as_str())], 1.0)),
+            key_ids.iter().map(|labels| (labels.iter().map(|(name, value)| (*name, value.as_str())).collect(), 1.0)),
         )?;
         let expiry = self.credentials.expiry().map(unix);
         gauges.write(
@@ -257,6 +279,10 @@ impl Collector for Snapshot {
             expiry.map(|at| (vec![("identity", self.credentials.label())], at)).into_iter(),
         )
     }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
 }
 
 fn count(number: usize) -> f64 {

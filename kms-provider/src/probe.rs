@@ -18,8 +18,10 @@ const LOOK_AROUND: Duration = Duration::from_secs(5);
 /// Between looks at what a key is; less where changes are to count sooner.
 const LOOKS: Duration = Duration::from_secs(30);
 const SHORTEST_LOOKS: Duration = Duration::from_secs(1);
+/// How long a refusal to list aliases is not believed: policies of a new node take time to count.
+const DATES_WAITED_FOR: Duration = Duration::from_secs(15);
 /// Imported key material that ends sooner than this is worth a warning: time to import it anew.
-const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+pub const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How often that warning comes.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(24 * 3600);
 
@@ -77,10 +79,10 @@ pub async fn keep_following(door: Arc<Door>, delay: Duration) {
     let mut follow = Follow::new(delay);
     // A change is seen in time, and seen again.
     let looks = LOOKS.min(delay / 4).max(SHORTEST_LOOKS);
-    let mut dates_aliases = true;
+    let mut dates = Dates::Wanted(Instant::now());
     let mut warned = None;
     loop {
-        match look(keyring, &mut dates_aliases).await {
+        match look(keyring, &mut dates).await {
             Ok(seen) => {
                 note_end(keyring, seen.description.material_ends, &mut warned);
                 let pending_before = follow.pending().map(|(active, _)| active.key_id.clone());
@@ -92,14 +94,16 @@ pub async fn keep_following(door: Arc<Door>, delay: Duration) {
                     );
                     door.activate(active).await;
                 }
-                match follow.pending() {
-                    Some((active, due)) if pending_before.as_ref() != Some(&active.key_id) => tracing::info!(
+                if let Some((active, due)) = follow.pending()
+                    && pending_before.as_ref() != Some(&active.key_id)
+                {
+                    keyring.expect(active);
+                    tracing::info!(
                         key = keyring.writer().name().as_str(),
                         key_id = active.key_id,
                         seconds = due.duration_since(SystemTime::now()).unwrap_or_default().as_secs(),
                         "the key has changed; it is encrypted under once every replica had time to see it"
-                    ),
-                    _ => {}
+                    );
                 }
             }
             Err(trouble) => {
@@ -112,26 +116,45 @@ pub async fn keep_following(door: Arc<Door>, delay: Duration) {
     }
 }
 
-async fn look(keyring: &Keyring, dates_aliases: &mut bool) -> Result<Seen, Trouble> {
+/// Whether key_ids tell when an alias was moved. That is decided once: a date that came and went would
+/// make key_ids that come and go.
+enum Dates {
+    /// Asked for since then.
+    Wanted(Instant),
+    /// KMS has told one.
+    Told,
+    /// KMS does not tell them.
+    Untold,
+}
+
+async fn look(keyring: &Keyring, dates: &mut Dates) -> Result<Seen, Trouble> {
     let deadline = Instant::now() + PATIENCE;
     let writer = keyring.writer();
     let description = writer.describe(keyring.own_lane(), deadline).await?;
-    let mut moved = None;
-    if writer.name().is_alias() && *dates_aliases {
-        match writer.alias_moved(&description.arn, keyring.own_lane(), deadline).await {
-            Ok(date) => moved = date,
-            // A date that comes and goes would make key_ids that come and go.
-            Err(trouble) if trouble.kind == Kind::Denied && keyring.active().is_err() => {
-                *dates_aliases = false;
-                tracing::warn!(
-                    error = trouble.text,
-                    "without kms:ListAliases an alias that is moved back to a former key gives its former key_id again"
-                );
-            }
-            Err(trouble) => return Err(trouble),
-        }
+    if !writer.name().is_alias() || matches!(dates, Dates::Untold) {
+        return Ok(Seen { description, moved: None });
     }
-    Ok(Seen { description, moved })
+    let answer = writer.alias_moved(&description.arn, keyring.own_lane(), deadline).await;
+    let trouble = match answer {
+        Ok(Some(moved)) => {
+            *dates = Dates::Told;
+            return Ok(Seen { description, moved: Some(moved) });
+        }
+        Ok(None) => Trouble::new(Kind::Unreachable, "kms:ListAliases does not list the alias with its key yet"),
+        Err(trouble) => trouble,
+    };
+    match dates {
+        Dates::Wanted(since) if !trouble.kind.is_refusal() || since.elapsed() < DATES_WAITED_FOR => Err(trouble),
+        Dates::Wanted(_) => {
+            *dates = Dates::Untold;
+            tracing::warn!(
+                error = trouble.text,
+                "without kms:ListAliases an alias that is moved back to a former key gives its former key_id again"
+            );
+            Ok(Seen { description, moved: None })
+        }
+        Dates::Told | Dates::Untold => Err(trouble),
+    }
 }
 
 fn note_end(keyring: &Keyring, ends: Option<SystemTime>, warned: &mut Option<Instant>) {

@@ -135,7 +135,7 @@ impl From<AwsError> for Trouble {
             Kind::Throttled | Kind::Busy => format!("KMS throttles: {error}"),
             Kind::Unreachable => format!("KMS cannot be reached: {error}"),
             Kind::TimedOut => format!("KMS does not answer in time: {error}"),
-            Kind::KeyUnusable => format!("KMS cannot use the key: {error}; enable it, or cancel its deletion"),
+            Kind::KeyUnusable => format!("KMS cannot use the key: {error}; {}", fix(&error.code)),
             Kind::Denied => format!("KMS refuses: {error}; allow it in IAM and in the key's policy"),
             Kind::Credentials => format!("no credentials that AWS accepts: {error}"),
             Kind::BadCiphertext => format!(
@@ -144,6 +144,18 @@ impl From<AwsError> for Trouble {
             Kind::BadRequest => format!("KMS does not take the request: {error}"),
         };
         Self { kind, text }
+    }
+}
+
+/// What to do about a key of which KMS says that.
+fn fix(code: &str) -> &'static str {
+    match code {
+        "DisabledException" => "enable it",
+        "KMSInvalidStateException" | "KMSInvalidState" => {
+            "cancel its deletion, or import its material again: `aws kms describe-key` shows its state"
+        }
+        "InvalidKeyUsageException" => "it takes a symmetric key for encryption",
+        _ => "look at its name, account and region",
     }
 }
 

@@ -8,11 +8,13 @@
 //! - [`TlsFront`] puts TLS before any of them.
 //! - [`seccomp::Profile`] is a seccomp profile as a container runtime reads it.
 //! - [`ControlPlane`] is Kubernetes itself, etcd and API server.
+//! - [`aws_encryption_provider`] is the plugin that `coffer-kms` replaces, or a stand-in for it.
 //! - [`TokenFile`] is a pod's web-identity token.
 //!
 //! Whatever starts here ends with the test: a process, a thread or a folder lives no longer
 //! than the value that stands for it, and LocalStack no longer than the test process.
 
+mod aep;
 pub mod aws;
 pub mod cluster;
 mod form;
@@ -33,6 +35,7 @@ mod wait;
 mod watch;
 
 pub use self::{
+    aep::aws_encryption_provider,
     aws::Aws,
     cluster::{ControlPlane, ControlPlaneOptions},
     http::http_get,

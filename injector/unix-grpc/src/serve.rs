@@ -52,6 +52,13 @@ pub enum ServeError {
         /// What the system says.
         source: io::Error,
     },
+    /// Somebody removed or replaced the socket's file, so that no new client would find the server. Started
+    /// again, it has its place back, or says who has it.
+    #[error("the socket's file at {address} was removed or replaced: no new client finds it; start again")]
+    Lost {
+        /// Where.
+        address: Address,
+    },
     /// The server ended by itself.
     #[error("the server on {address} ended: {source}")]
     Server {
@@ -65,6 +72,8 @@ pub enum ServeError {
 /// Serves `routes` on `socket` until `shutdown` ends. Then nothing is accepted any more, the socket's file
 /// is removed, clients are told to go (GOAWAY), and what they had asked for is answered; after `grace`,
 /// connections that are still there are cut. If the future is dropped, they are cut at once.
+///
+/// It also ends, with an error, when the socket's file is lost.
 ///
 /// A server on several sockets is several calls. Handlers find the [`Peer`] in the extensions of a request.
 pub async fn serve(
@@ -93,23 +102,28 @@ pub async fn serve(
     let seats = Arc::new(Semaphore::new(CONNECTIONS));
     let failed = |source| ServeError::Server { address: address.clone(), source };
 
+    let mut lost = false;
     tokio::select! {
         () = shutdown => {}
         never = accept(&listener, &address, &peers, &seats, when_cut, accepted) => match never {},
-        never = watch_file(file.as_ref(), &address) => match never {},
+        () = file_lost(file.as_ref()) => lost = true,
         ended = &mut serving => return ended.map_err(failed),
     }
     // In this order: while the socket listens, nobody takes its path for free.
     drop(file);
     drop(listener);
     let _ = stop.send(());
-    if let Ok(ended) = timeout(grace, &mut serving).await {
-        return ended.map_err(failed);
-    }
-    let left = CONNECTIONS - seats.available_permits();
-    tracing::warn!(%address, left, "connections are cut: their requests took longer than {grace:?} after the end was called");
-    let _ = cut.send(true);
-    timeout(CUT, serving).await.unwrap_or(Ok(())).map_err(failed)
+    let ended = match timeout(grace, &mut serving).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            let left = CONNECTIONS - seats.available_permits();
+            tracing::warn!(%address, left, "connections are cut: their requests took longer than {grace:?} after the end was called");
+            let _ = cut.send(true);
+            timeout(CUT, serving).await.unwrap_or(Ok(()))
+        }
+    };
+    ended.map_err(failed)?;
+    if lost { Err(ServeError::Lost { address }) } else { Ok(()) }
 }
 
 /// Hands on each connection that may be made.
@@ -161,17 +175,11 @@ async fn accept(
     }
 }
 
-/// Tells when clients no longer find the socket: programs that remove what is at their path without a
-/// question exist, and so do those that tidy up. The connections that are there go on.
-async fn watch_file(file: Option<&File>, address: &Address) -> Infallible {
+/// Ends when clients no longer find the socket: programs that remove what is at their path without a
+/// question exist, and so do those that tidy up.
+async fn file_lost(file: Option<&File>) {
     let Some(file) = file else { return pending().await };
-    let mut was_in_place = true;
-    loop {
+    while file.is_in_place() {
         sleep(FILE_EVERY).await;
-        let is_in_place = file.is_in_place();
-        if was_in_place && !is_in_place {
-            tracing::error!(%address, "the socket's file was removed or replaced: no new client finds this server; restart it");
-        }
-        was_in_place = is_in_place;
     }
 }

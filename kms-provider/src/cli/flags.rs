@@ -4,7 +4,6 @@
 //! lists repeat a flag or hold commas, and keys, sockets and contexts belong together by their place.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,8 +11,9 @@ use clap::ValueEnum;
 use coffer_kms::cache::CacheSettings;
 use coffer_kms::kek::Limits;
 use coffer_kms::key::{EncryptionContext, KeyName, csv_fields};
-use coffer_kms::keyring::Policy;
-use coffer_kms::remote::{KmsSettings, Retries, SourceArn};
+use coffer_kms::metrics::ApiVersion;
+use coffer_kms::remote::{KmsSettings, RetrySettings, SourceArn};
+use coffer_kms::route::Policy;
 use coffer_runtime::aws::RoleStep;
 use coffer_runtime::telemetry::{LogFormat, LogLevel};
 use coffer_unix_grpc::{Access, Address, Group, Mode, Peers, User};
@@ -56,7 +56,7 @@ pub(super) struct KeyFlags {
     #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
     pub(super) region: String,
 
-    /// KMS endpoint to use instead of AWS's own
+    /// KMS endpoint to use instead of AWS's own, for all regions
     #[arg(long, value_name = "URL", default_value = "", hide_default_value = true)]
     kms_endpoint: String,
 
@@ -73,8 +73,8 @@ pub(super) struct KeyFlags {
     external_id: Option<String>,
 
     /// Tokens for second tries; each takes 5, and successes give them back [default: 500]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    retry_token_capacity: u32,
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, allow_negative_numbers = true)]
+    retry_token_capacity: i64,
 
     /// Deprecated: with --burst-limit, the sum is the tokens for second tries, one each
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, allow_negative_numbers = true)]
@@ -112,7 +112,7 @@ pub(super) struct SocketFlags {
     allow_uid: Vec<User>,
 
     /// How long requests may take to end after SIGTERM
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub(super) shutdown_grace: Duration,
 }
 
@@ -125,7 +125,7 @@ pub(super) struct FormatFlags {
     pub(super) write_format: FormatFlag,
 
     /// How long a local KEK encrypts
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     local_kek_max_age: Duration,
 
     /// How many encryptions one local KEK makes
@@ -133,28 +133,28 @@ pub(super) struct FormatFlags {
     local_kek_max_uses: u64,
 
     /// How often KMS has to unwrap a local KEK anew: how long a disabled key still works through it
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     local_kek_revalidate: Duration,
 
     /// How long a local KEK serves while KMS cannot be reached
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     local_kek_max_unverified: Duration,
 
     /// How long a decrypted value is kept: how long a disabled key can still be read through it; 0 for no cache
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration_or_zero)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     decrypt_cache_ttl: Duration,
 
     /// How many decrypted values are kept
-    #[arg(long, value_name = "N", default_value_t = 4096)]
-    decrypt_cache_size: usize,
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    decrypt_cache_size: u32,
 
     /// How much longer they are kept while KMS cannot be reached
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration_or_zero)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     decrypt_cache_max_stale: Duration,
 
     /// How many Decrypts are at KMS at once, for each key
-    #[arg(long, value_name = "N", default_value = "128")]
-    pub(super) max_inflight: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) max_inflight: u16,
 
     /// Let the key_id tell which key an alias stands for and which material encrypts, so that the API
     /// server learns of a rotation. Needs kms:DescribeKey, and kms:ListAliases for an alias
@@ -162,7 +162,7 @@ pub(super) struct FormatFlags {
     pub(super) follow_key: bool,
 
     /// How long after a change the new key_id is used: every replica should have seen it by then
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration_or_zero)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub(super) activation_delay: Duration,
 }
 
@@ -182,17 +182,18 @@ pub(super) struct HealthFlags {
     #[arg(long, value_name = "PATH", default_value = "/livez", value_parser = http_path)]
     pub(super) livez_path: String,
 
-    /// v1 or v2: taken for the AWS Encryption Provider's sake; both Encrypt and Decrypt are always tested
-    #[arg(long, value_name = "VERSION", default_value = "v1", value_parser = ["v1", "v2"])]
-    health_kms_version: String,
+    /// v1 or v2: what probes count as in the AWS Encryption Provider's metrics. Both Encrypt and Decrypt are
+    /// always tested
+    #[arg(long, value_name = "VERSION", default_value = "v1", value_parser = api_version)]
+    pub(super) health_kms_version: ApiVersion,
 
     /// How often a key is probed that nobody uses; every 10 s while it fails
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = interval)]
     pub(super) probe_interval: Duration,
 
     /// API version that Status of v2 tells; changing it takes an API server's restart
-    #[arg(long, value_name = "VERSION", default_value = "v2beta1", value_parser = ["v2beta1", "v2"])]
-    pub(super) status_version: String,
+    #[arg(long, value_name = "VERSION", default_value = "v2beta1", value_parser = status_version)]
+    pub(super) status_version: &'static str,
 
     /// When Status fails as a call, so that an API server stops writing after 3 minutes
     #[arg(long, value_name = "WHEN", default_value = "never")]
@@ -251,7 +252,7 @@ pub(super) struct NamedKey {
 /// What the key flags come to.
 #[derive(Debug)]
 pub(super) struct KeyPlan {
-    /// At least one; none is there twice with another context by mistake.
+    /// At least one.
     pub(super) writers: Vec<NamedKey>,
     pub(super) readers: Vec<NamedKey>,
     pub(super) policy: Policy,
@@ -298,7 +299,7 @@ impl KeyFlags {
             "" => None,
             text => Some(text.parse::<SourceArn>().map_err(|error| UsageError(format!("--source-arn: {error}")))?),
         };
-        if !self.kms_endpoint.is_empty() && !self.kms_endpoint.starts_with("http") {
+        if !self.kms_endpoint.is_empty() && !is_url(&self.kms_endpoint) {
             let text = format!("--kms-endpoint '{}': give a URL such as https://HOST", self.kms_endpoint);
             return Err(UsageError(text));
         }
@@ -320,20 +321,27 @@ impl KeyFlags {
         })
     }
 
-    fn retries(&self) -> Result<Retries, UsageError> {
+    fn retries(&self) -> Result<RetrySettings, UsageError> {
         if self.retry_token_capacity > 0 {
-            return Ok(Retries::new(self.retry_token_capacity));
+            return Ok(RetrySettings::new(u32::try_from(self.retry_token_capacity).unwrap_or(u32::MAX)));
         }
         if self.qps_limit <= 0 {
-            return Ok(Retries::new(RETRY_TOKENS));
+            return Ok(RetrySettings::new(RETRY_TOKENS));
         }
         if self.burst_limit <= 0 {
             return Err(UsageError(
                 "--qps-limit takes a --burst-limit above 0; better use --retry-token-capacity".to_owned(),
             ));
         }
-        Ok(Retries::one_by_one(u32::try_from(self.qps_limit.saturating_add(self.burst_limit)).unwrap_or(u32::MAX)))
+        Ok(RetrySettings::one_by_one(
+            u32::try_from(self.qps_limit.saturating_add(self.burst_limit)).unwrap_or(u32::MAX),
+        ))
     }
+}
+
+fn is_url(text: &str) -> bool {
+    let parsed = text.parse::<axum::http::Uri>();
+    parsed.is_ok_and(|url| url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https")))
 }
 
 /// Keys with their contexts: none at all, or one for each.
@@ -407,7 +415,7 @@ impl FormatFlags {
         CacheSettings {
             ttl: self.decrypt_cache_ttl,
             max_stale: self.decrypt_cache_max_stale,
-            size: self.decrypt_cache_size,
+            size: usize::try_from(self.decrypt_cache_size).unwrap_or(usize::MAX),
         }
     }
 
@@ -484,6 +492,22 @@ impl FromStr for HttpAddress {
     }
 }
 
+fn api_version(text: &str) -> Result<ApiVersion, String> {
+    match text {
+        "v1" => Ok(ApiVersion::V1),
+        "v2" => Ok(ApiVersion::V2),
+        _ => Err("give v1 or v2".to_owned()),
+    }
+}
+
+fn status_version(text: &str) -> Result<&'static str, String> {
+    match text {
+        "v2beta1" => Ok("v2beta1"),
+        "v2" => Ok("v2"),
+        _ => Err("give v2beta1 or v2".to_owned()),
+    }
+}
+
 fn http_path(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
     match text {
@@ -493,8 +517,20 @@ fn http_path(text: &str) -> Result<String, String> {
     }
 }
 
-fn duration_or_zero(text: &str) -> Result<Duration, humantime::DurationError> {
-    if text == "0" { Ok(Duration::ZERO) } else { humantime::parse_duration(text) }
+/// Longer than anyone means, and far from where arithmetic with times ends.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 30s, 5m or 1h"))?;
+    if time > LONGEST { Err("a year is the most".to_owned()) } else { Ok(time) }
+}
+
+/// KMS is called once in it at least, and each call is billed.
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time < Duration::from_secs(1) => Err("a second is the least".to_owned()),
+        time => Ok(time),
+    }
 }
 
 /// What Go's `strconv.ParseBool` takes.

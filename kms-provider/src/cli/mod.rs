@@ -22,6 +22,8 @@ use coffer_runtime::process::Exit;
     name = "coffer-kms",
     version,
     args_conflicts_with_subcommands = true,
+    // Of a flag that is there twice the last counts, as it does with pflag; lists add up.
+    args_override_self = true,
     subcommand_negates_reqs = true,
     after_help = EXAMPLE
 )]

@@ -25,7 +25,11 @@ impl Reader {
     /// where no flag does.
     pub(super) async fn new(flags: &KeyFlags, named_in_data: Option<&str>) -> Result<Self, Failed> {
         // A name that is never used: KMS reads from the ciphertext which key it was.
-        let name = named_in_data.map_or("alias/unnamed", |name| name.split('#').next().unwrap_or(name));
+        let name = named_in_data.map_or("alias/unnamed", |key_id| {
+            let name = key_id.split('#').next().unwrap_or(key_id);
+            // The name of a multi-region key goes without a region, which a flag has to say then.
+            if name.contains(":kms::") { name.rsplit(":key/").next().unwrap_or(name) } else { name }
+        });
         let plan = flags.plan_to_read(name).map_err(Failed::usage)?;
         let metrics = Metrics::default();
         let calls = Arc::new(metrics.calls().clone());
@@ -35,11 +39,12 @@ impl Reader {
         let mut keys = keys.into_iter().map(|key| kms.key(&key.name, &key.context, &plan.replicas));
         let first = keys.next().ok_or_else(|| Failed::usage("no key to decrypt with"))?.map_err(Failed::usage)?;
         let rest = keys.collect::<Result<_, _>>().map_err(Failed::usage)?;
-        let counters = metrics.of_key(first.name().as_str());
+        let counters = metrics.of_key(first.name().as_str(), ApiVersion::V2);
         let keyring = Arc::new(Keyring::new(first, rest, plan.policy, true, 8, counters));
         let cache = coffer_kms::cache::CacheSettings { ttl: PATIENCE * 30, max_stale: Duration::ZERO, size: 1024 };
         let status = StatusSettings { version: "v2", fail_on_refusal: false };
-        let door = Door::new(keyring, cache, coffer_kms::kek::Limits::default(), WriteFormat::Aep, status);
+        let door =
+            Door::new(String::new(), keyring, cache, coffer_kms::kek::Limits::default(), WriteFormat::Aep, status);
         Ok(Self(door.map_err(Failed::usage)?))
     }
 

@@ -2,17 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coffer_kms::keyring::{Keyring, Policy};
+use coffer_kms::keyring::Keyring;
 use coffer_kms::metrics::Metrics;
 use coffer_kms::probe::{Pulse, keep_following, keep_probing};
 use coffer_kms::remote::{Kms, KmsKey};
+use coffer_kms::route::Policy;
 use coffer_kms::service::{Door, StatusSettings, WriteFormat};
 use coffer_runtime::VERSION;
 use coffer_runtime::process::{Exit, Termination};
 use coffer_runtime::telemetry::{self, init_logs, metrics_router};
 use coffer_unix_grpc::{Access, Address, Inherited, Socket};
+use rustix::net::{AddressFamily, SocketFlags as Flags, SocketType, sockopt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,6 +29,8 @@ use super::{Failed, complain};
 /// A first answer of KMS is waited for this long before sockets are served, so that an API server's first
 /// question finds a key that is known to work. Connections queue meanwhile.
 const FIRST_PROBE: Duration = Duration::from_millis(500);
+/// Connections that wait to be accepted, as the standard library has it.
+const BACKLOG: i32 = 128;
 /// How often what is past its time is wiped.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -75,7 +80,7 @@ impl Serve {
         let mut termination = Termination::listen().map_err(Failed::at_run_time)?;
         // Before anything is asked of AWS: a second instance must not get far.
         let sockets = open(&addresses, &self.sockets.access())?;
-        let http = bind(&self.health.health_port).await?;
+        let http = bind(&self.health.health_port)?;
 
         let metrics = Metrics::default();
         let calls = Arc::new(metrics.calls().clone());
@@ -86,9 +91,9 @@ impl Serve {
         };
         let mut doors = Vec::new();
         let mut pulses = Vec::new();
-        for writer in &plan.writers {
+        for (writer, address) in plan.writers.iter().zip(&addresses) {
             let readers = plan.readers.iter().map(of).collect::<Result<_, _>>()?;
-            let door = self.door(of(writer)?, readers, plan.policy, &metrics)?;
+            let door = self.door(of(writer)?, readers, plan.policy, &metrics, address)?;
             let pulse = Arc::new(Pulse::start());
             self.watch(&door, &pulse);
             doors.push(door);
@@ -104,7 +109,9 @@ impl Serve {
         }
 
         let registry = Arc::new(metrics.registry(doors.clone(), kms.credentials().clone()));
-        let routes = super::http::routes(&self.health.healthz_path, &self.health.livez_path, doors.clone(), pulses);
+        let serving = Arc::new(AtomicBool::new(false));
+        let HealthFlags { healthz_path, livez_path, .. } = &self.health;
+        let routes = super::http::routes(healthz_path, livez_path, doors.clone(), pulses, Arc::clone(&serving));
         tokio::spawn(telemetry::serve(http, routes.merge(metrics_router(registry))));
 
         let (stop, stopped) = watch::channel(());
@@ -113,8 +120,10 @@ impl Serve {
         for (socket, door) in sockets.into_iter().zip(doors) {
             let mut stopped = stopped.clone();
             let grace = self.sockets.shutdown_grace;
+            let serving = Arc::clone(&serving);
             servers.spawn(async move {
                 let _ = timeout_at(first_answer, door.keyring().tried()).await;
+                serving.store(true, Ordering::Relaxed);
                 // Ends when told to, and when nobody is there to tell any more.
                 let shutdown = async move { drop(stopped.changed().await) };
                 coffer_unix_grpc::serve(socket, door.routes(), shutdown, grace).await
@@ -128,6 +137,7 @@ impl Serve {
             }
             ended = servers.join_next() => ended,
         };
+        serving.store(false, Ordering::Relaxed);
         drop(stop);
         let mut result = ended.map_or(Ok(()), server_end);
         while let Some(ended) = servers.join_next().await {
@@ -143,19 +153,21 @@ impl Serve {
         readers: Vec<KmsKey>,
         policy: Policy,
         metrics: &Metrics,
+        socket: &Address,
     ) -> Result<Arc<Door>, Failed> {
         let formats = &self.formats;
-        let counters = metrics.of_key(writer.name().as_str());
-        let keyring = Keyring::new(writer, readers, policy, !formats.follow_key, formats.max_inflight.get(), counters);
+        let counters = metrics.of_key(writer.name().as_str(), self.health.health_kms_version);
+        let keyring =
+            Keyring::new(writer, readers, policy, !formats.follow_key, usize::from(formats.max_inflight), counters);
         let format = match formats.write_format {
             FormatFlag::Aep => WriteFormat::Aep,
             FormatFlag::LocalKek => WriteFormat::LocalKek,
         };
         let status = StatusSettings {
-            version: if self.health.status_version == "v2" { "v2" } else { "v2beta1" },
+            version: self.health.status_version,
             fail_on_refusal: self.health.fail_status_on == FailStatusFlag::KeyDisabled,
         };
-        let door = Door::new(Arc::new(keyring), formats.cache(), formats.limits(), format, status);
+        let door = Door::new(socket.to_string(), Arc::new(keyring), formats.cache(), formats.limits(), format, status);
         Ok(Arc::new(door.map_err(Failed::usage)?))
     }
 
@@ -186,17 +198,29 @@ fn open(addresses: &[Address], access: &Access) -> Result<Vec<Socket>, Failed> {
     Ok(sockets)
 }
 
-async fn bind(address: &HttpAddress) -> Result<TcpListener, Failed> {
+fn bind(address: &HttpAddress) -> Result<TcpListener, Failed> {
     let mut refused = None;
-    let candidates: Vec<SocketAddr> = address.candidates();
-    for candidate in &candidates {
-        match TcpListener::bind(candidate).await {
+    for candidate in address.candidates() {
+        match listen(candidate) {
             Ok(listener) => return Ok(listener),
             Err(error) => refused = Some((candidate, error)),
         }
     }
     let text = refused.map_or_else(String::new, |(address, error)| format!("{address}: {error}"));
     Err(Failed::at_run_time(format!("cannot serve health on {text}; choose another address with --health-port")))
+}
+
+/// A listener that takes IPv4 too where it is for all hosts, whatever the system's default is.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, Flags::CLOEXEC | Flags::NONBLOCK, None)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
+    }
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 type ServerEnd = Result<Result<(), coffer_unix_grpc::ServeError>, tokio::task::JoinError>;

@@ -8,7 +8,7 @@
 //! [`Envelope`] is the format, `key` the cipher, `ring` the bookkeeping, `flight` a call that many wait for.
 
 mod envelope;
-mod flight;
+
 mod key;
 mod limits;
 mod ring;
@@ -29,9 +29,9 @@ use coffer_runtime::Secret;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use crate::flight::{Flight, in_time};
 use crate::remote::RemoteKey;
 use crate::{Kind, Trouble};
-use flight::{Flight, in_time};
 use ring::{Id, Ring, Sight, Wrapped};
 
 /// What a call to KMS has, even if the one who wants it first has less: others may join. An API server

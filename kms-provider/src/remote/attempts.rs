@@ -1,8 +1,10 @@
 //! When to try a call again within its caller's deadline.
 
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::Kind;
 
@@ -10,8 +12,8 @@ use crate::Kind;
 const MOST: u32 = 3;
 /// KMS answers in tens of milliseconds; a try that takes less than this cannot be told from a hang.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// The most that one try waits, however far the deadline.
-const LONGEST: Duration = Duration::from_secs(5);
+/// How much of the time that is left a try has for itself, before a second one is sent beside it.
+const ALONE: f64 = 0.45;
 /// The bound of the first pause, doubled for each later one; the pause is random below it.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The same after a throttle, which comes of too many calls.
@@ -29,15 +31,41 @@ impl Attempts {
         Self { deadline, made: 0 }
     }
 
-    /// How long the next try may take: a hang must leave time for another, except the last.
-    pub(super) fn next(&mut self) -> Duration {
+    /// Makes a try, with a second beside it if the first is long in coming and `may_double` lets it: the
+    /// first may hang on a dead connection, or just be slow. Nothing, when neither ends by the deadline.
+    pub(super) async fn make<T, E, Trying>(
+        &mut self,
+        mut attempt: impl FnMut() -> Trying,
+        may_double: impl FnOnce() -> bool,
+    ) -> Option<Result<T, E>>
+    where
+        Trying: Future<Output = Result<T, E>>,
+    {
         self.made += 1;
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let part = if self.made == MOST { left } else { left.mul_f64(0.45) };
-        part.max(SHORTEST).min(left).min(LONGEST)
+        let mut first = pin!(attempt());
+        if let Ok(answer) = timeout(left.mul_f64(ALONE).max(SHORTEST).min(left), &mut first).await {
+            return Some(answer);
+        }
+        if self.made >= MOST || !may_double() {
+            return timeout_at(self.deadline, first).await.ok();
+        }
+        self.made += 1;
+        let mut second = pin!(attempt());
+        let either = timeout_at(self.deadline, async {
+            tokio::select! {
+                answer = &mut first => (answer, true),
+                answer = &mut second => (answer, false),
+            }
+        });
+        match either.await.ok()? {
+            (Ok(answer), _) => Some(Ok(answer)),
+            (Err(_), true) => timeout_at(self.deadline, second).await.ok(),
+            (Err(_), false) => timeout_at(self.deadline, first).await.ok(),
+        }
     }
 
-    /// Whether a try was made before this one.
+    /// Whether more than one try was made.
     pub(super) fn retried(&self) -> bool {
         self.made > 1
     }
@@ -48,8 +76,6 @@ impl Attempts {
         let bound = match kind {
             Kind::Throttled => PAUSE_THROTTLED,
             Kind::Unreachable => PAUSE,
-            // The time is spent already.
-            Kind::TimedOut => Duration::ZERO,
             _ => return None,
         };
         let pause = (bound * 2_u32.pow(self.made.saturating_sub(1))).mul_f64(fastrand::f64());
@@ -60,33 +86,57 @@ impl Attempts {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_hang_leaves_time_for_two_more() {
-        let mut attempts = Attempts::until(Instant::now() + Duration::from_secs(3));
-        let mut made = 0;
-        loop {
-            tokio::time::advance(attempts.next()).await;
-            made += 1;
-            match attempts.pause(Kind::TimedOut) {
-                Some(pause) => tokio::time::advance(pause).await,
-                None => break,
+    const TIME: Duration = Duration::from_secs(3);
+
+    fn attempts() -> Attempts {
+        Attempts::until(Instant::now() + TIME)
+    }
+
+    /// Each try takes its own time.
+    async fn made(
+        attempts: &mut Attempts,
+        times: [Duration; 2],
+        may_double: bool,
+    ) -> (Option<Result<usize, ()>>, Duration) {
+        let (started, number) = (Instant::now(), Cell::new(0));
+        let attempt = || {
+            let mine = number.get();
+            number.set(mine + 1);
+            async move {
+                tokio::time::sleep(times[mine]).await;
+                Ok(mine)
             }
-        }
-        assert_eq!(made, 3);
-        assert!(attempts.deadline >= Instant::now());
+        };
+        let answer = attempts.make(attempt, || may_double).await;
+        (answer, started.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hang_is_overtaken_and_slowness_is_waited_for() {
+        let (hang, quick, slow) = (TIME * 2, Duration::from_millis(20), Duration::from_millis(1_500));
+        assert_eq!(made(&mut attempts(), [quick, quick], true).await, (Some(Ok(0)), quick));
+        let (answer, took) = made(&mut attempts(), [hang, quick], true).await;
+        assert_eq!((answer, took), (Some(Ok(1)), TIME.mul_f64(ALONE) + quick));
+        assert_eq!(made(&mut attempts(), [slow, slow], true).await, (Some(Ok(0)), slow));
+        assert_eq!(made(&mut attempts(), [slow, quick], false).await, (Some(Ok(0)), slow));
+        assert_eq!(made(&mut attempts(), [hang, hang], true).await, (None, TIME));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_would_fail_again_is_not_tried_again() {
-        let mut attempts = Attempts::until(Instant::now() + Duration::from_secs(3));
-        attempts.next();
-        for kind in [Kind::Denied, Kind::KeyUnusable, Kind::BadCiphertext, Kind::BadRequest, Kind::Credentials] {
+        let mut attempts = attempts();
+        made(&mut attempts, [Duration::ZERO; 2], true).await.0.unwrap().unwrap();
+        for kind in
+            [Kind::Denied, Kind::KeyUnusable, Kind::BadCiphertext, Kind::BadRequest, Kind::Credentials, Kind::TimedOut]
+        {
             assert_eq!(attempts.pause(kind), None);
         }
         assert!(attempts.pause(Kind::Throttled).is_some());
-        tokio::time::advance(Duration::from_secs(3)).await;
+        tokio::time::advance(TIME).await;
         assert_eq!(attempts.pause(Kind::Throttled), None);
     }
 }

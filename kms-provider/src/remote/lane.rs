@@ -17,7 +17,8 @@ const CUT: f64 = 0.7;
 /// as many successes as there are places (additive increase, multiplicative decrease).
 #[derive(Debug)]
 pub struct Lane {
-    name: &'static str,
+    calls: &'static str,
+    fix: &'static str,
     most: usize,
     places: Arc<Semaphore>,
     bound: Mutex<Bound>,
@@ -39,13 +40,13 @@ pub(super) struct Place<'a> {
 }
 
 impl Lane {
-    /// `most` calls at once, at least one.
+    /// `most` calls at once, at least one. `calls` and `fix` are for the error of one who waited in vain.
     #[must_use]
-    pub fn new(name: &'static str, most: usize) -> Self {
+    pub fn new(calls: &'static str, fix: &'static str, most: usize) -> Self {
         let most = most.max(1);
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let bound = Bound { wanted: most as f64, there: most, last_cut: None };
-        Self { name, most, places: Arc::new(Semaphore::new(most)), bound: Mutex::new(bound) }
+        Self { calls, fix, most, places: Arc::new(Semaphore::new(most)), bound: Mutex::new(bound) }
     }
 
     /// How many calls may be under way now.
@@ -60,11 +61,7 @@ impl Lane {
             Ok(Ok(permit)) => Ok(Place { lane: self, permit: Some(permit) }),
             Ok(Err(_)) | Err(_) => Err(Trouble::new(
                 Kind::Busy,
-                format!(
-                    "no turn before the deadline: {} calls to {} are at KMS already; raise --max-inflight if KMS does not throttle",
-                    self.limit(),
-                    self.name
-                ),
+                format!("no turn before the deadline: {} {} at KMS already; {}", self.limit(), self.calls, self.fix),
             )),
         }
     }
@@ -128,18 +125,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_full_lane_says_so_at_the_deadline() {
-        let lane = Lane::new("Decrypt", 1);
+        let lane = Lane::new("Decrypts are", "wait", 1);
         let held = lane.enter(soon()).await.unwrap();
         let error = lane.enter(soon()).await.unwrap_err();
         assert_eq!(error.kind, Kind::Busy);
-        assert!(error.text.contains("1 calls to Decrypt"), "{error}");
+        assert!(error.text.contains("1 Decrypts are at KMS"), "{error}");
         drop(held);
         lane.enter(soon()).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn throttles_narrow_it_and_successes_widen_it() {
-        let lane = Lane::new("Decrypt", 10);
+        let lane = Lane::new("Decrypts are", "wait", 10);
         for _ in 0..20 {
             let place = lane.enter(soon()).await.unwrap();
             place.throttled();
@@ -170,7 +167,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn throttles_that_come_together_are_one_sign() {
-        let lane = Lane::new("Decrypt", 10);
+        let lane = Lane::new("Decrypts are", "wait", 10);
         let (one, two) = (lane.enter(soon()).await.unwrap(), lane.enter(soon()).await.unwrap());
         one.throttled();
         two.throttled();

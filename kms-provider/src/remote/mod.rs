@@ -2,18 +2,25 @@
 //! written to the audit log.
 
 mod attempts;
+mod detour;
+mod doubt;
+mod key;
 mod kms;
 mod lane;
 mod retries;
+mod source_arn;
 
 use std::future::Future;
 
 use coffer_runtime::Secret;
 use tokio::time::Instant;
 
-pub use kms::{Decrypted, Description, Kms, KmsKey, KmsSettings, NoRegion, SourceArn, SourceArnError};
+pub use key::{Decrypted, Description, Encrypted, KmsKey};
+pub use kms::{Kms, KmsSettings, NoRegion};
 pub use lane::Lane;
-pub use retries::Retries;
+use retries::Retries;
+pub use retries::RetrySettings;
+pub use source_arn::{SourceArn, SourceArnError};
 
 use crate::Trouble;
 

@@ -4,10 +4,11 @@ mod v1;
 mod v2;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use coffer_runtime::Secret;
 use tokio::sync::RwLock;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::service::Routes;
 
 use crate::audit::{Caller, Purpose};
@@ -55,11 +56,13 @@ pub struct Door {
     change: RwLock<()>,
     format: WriteFormat,
     status: StatusSettings,
+    socket: String,
 }
 
 impl Door {
-    /// Nothing cached yet.
+    /// Nothing cached yet. `socket` is its label in metrics.
     pub fn new(
+        socket: String,
         keyring: Arc<Keyring>,
         cache: CacheSettings,
         limits: Limits,
@@ -67,7 +70,7 @@ impl Door {
         status: StatusSettings,
     ) -> Result<Self, InvalidLimits> {
         let kek = LocalKek::new(Arc::clone(&keyring), limits)?;
-        Ok(Self { keyring, cache: Cache::new(cache), kek, change: RwLock::new(()), format, status })
+        Ok(Self { keyring, cache: Cache::new(cache), kek, change: RwLock::new(()), format, status, socket })
     }
 
     /// Both services, to be served on a socket.
@@ -75,6 +78,12 @@ impl Door {
     pub fn routes(self: &Arc<Self>) -> Routes {
         Routes::new(V1Server::new(v1::Service(Arc::clone(self))))
             .add_service(V2Server::new(v2::Service(Arc::clone(self))))
+    }
+
+    /// Where it is served.
+    #[must_use]
+    pub fn socket(&self) -> &str {
+        &self.socket
     }
 
     /// The keys.
@@ -118,31 +127,40 @@ impl Door {
         self.decrypt(bytes, key_id, version, &Caller::own(Purpose::Command), deadline).await
     }
 
+    /// The ciphertext, and the key_id that it goes by.
     async fn encrypt(
         &self,
         plaintext: &Secret,
         version: ApiVersion,
         caller: &Caller,
         deadline: Instant,
-    ) -> Result<Vec<u8>, Trouble> {
+    ) -> Result<(Vec<u8>, String), Trouble> {
         let started = Instant::now();
-        let sealed = async {
-            match plaintext.len() {
-                0 => return Err(Trouble::new(Kind::BadRequest, "the plaintext is empty")),
-                1..=PLAINTEXT_MAX => {}
-                length => {
-                    let text = format!("the plaintext has {length} bytes; KMS encrypts {PLAINTEXT_MAX} at most");
-                    return Err(Trouble::new(Kind::BadRequest, text));
-                }
-            }
-            match self.format {
-                WriteFormat::Aep => Ok(ciphertext::kms(&self.keyring.encrypt(plaintext, deadline, caller).await?)),
-                WriteFormat::LocalKek => self.kek.encrypt(plaintext, deadline).await,
-            }
+        let checked = check_plaintext(plaintext);
+        let at_kms = checked.is_ok();
+        let sealed = match checked {
+            Ok(()) => self.seal(plaintext, caller, deadline).await,
+            Err(trouble) => Err(trouble),
         };
-        let sealed = sealed.await;
-        self.keyring.metrics().answered(Operation::Encrypt, version, sealed.as_ref().map(drop), started.elapsed());
+        let outcome = sealed.as_ref().map(drop);
+        self.keyring.metrics().answered(Operation::Encrypt, version, outcome, at_kms, started.elapsed());
         sealed
+    }
+
+    async fn seal(&self, plaintext: &Secret, caller: &Caller, deadline: Instant) -> Result<(Vec<u8>, String), Trouble> {
+        match self.format {
+            WriteFormat::Aep => {
+                let active = self.keyring.active()?;
+                let blob = self.keyring.encrypt(plaintext, &active, deadline, caller).await?;
+                Ok((ciphertext::kms(&blob), self.key_id(&active)))
+            }
+            WriteFormat::LocalKek => {
+                let changing = || Trouble::new(Kind::Busy, "the key is changing; try again");
+                let _unchanged = timeout_at(deadline, self.change.read()).await.map_err(|_| changing())?;
+                let active = self.keyring.active()?;
+                Ok((self.kek.encrypt(plaintext, deadline).await?, self.key_id(&active)))
+            }
+        }
     }
 
     /// `key_id` is what the API server was told with the ciphertext; v1 knows none.
@@ -155,31 +173,41 @@ impl Door {
         deadline: Instant,
     ) -> Result<Arc<Secret>, Trouble> {
         let started = Instant::now();
-        let opened = async {
-            let ciphertext = match version {
-                ApiVersion::V1 => Ciphertext::parse_v1(bytes)?,
-                ApiVersion::V2 => Ciphertext::parse_v2(bytes)?,
-            };
-            let route = self.keyring.route(key_id)?;
-            match ciphertext {
-                Ciphertext::Local(envelope) => self.kek.decrypt(&envelope, deadline).await.map(Arc::new),
-                Ciphertext::Kms(blob) => {
-                    let ask = || {
-                        // The call outlives whoever asked first, so it has a deadline of its own.
-                        let until = deadline.max(Instant::now() + KMS_TIME);
-                        let (keyring, caller) = (Arc::clone(&self.keyring), caller.clone());
-                        let (blob, key_id) = (blob.to_vec(), key_id.map(str::to_owned));
-                        async move { keyring.decrypt(&blob, key_id.as_deref(), until, &caller).await }
-                    };
-                    let (value, source) = self.cache.get(Asked::of(route, blob), deadline, ask).await;
-                    self.keyring.metrics().came_from(source);
-                    value
-                }
-            }
+        let read = match version {
+            ApiVersion::V1 => Ciphertext::parse_v1(bytes),
+            ApiVersion::V2 => Ciphertext::parse_v2(bytes),
         };
-        let opened = opened.await;
-        self.keyring.metrics().answered(Operation::Decrypt, version, opened.as_ref().map(drop), started.elapsed());
+        let read = read.and_then(|ciphertext| Ok((ciphertext, self.keyring.route(key_id)?)));
+        let at_kms = read.is_ok();
+        let opened = match read {
+            Ok((Ciphertext::Local(envelope), _)) => self.kek.decrypt(&envelope, deadline).await.map(Arc::new),
+            Ok((Ciphertext::Kms(blob), route)) => self.open(blob, key_id, route, caller, deadline).await,
+            Err(trouble) => Err(trouble),
+        };
+        let outcome = opened.as_ref().map(drop);
+        self.keyring.metrics().answered(Operation::Decrypt, version, outcome, at_kms, started.elapsed());
         opened
+    }
+
+    async fn open(
+        &self,
+        blob: &[u8],
+        key_id: Option<&str>,
+        route: &str,
+        caller: &Caller,
+        deadline: Instant,
+    ) -> Result<Arc<Secret>, Trouble> {
+        let ask = || {
+            // The call outlives whoever asked first, so it has a time of its own; and it ends before that
+            // caller's, who shall hear why.
+            let until = (deadline - REASON).max(Instant::now() + KMS_TIME);
+            let (keyring, caller) = (Arc::clone(&self.keyring), caller.clone());
+            let (blob, key_id) = (blob.to_vec(), key_id.map(str::to_owned));
+            async move { keyring.decrypt(&blob, key_id.as_deref(), until, &caller).await }
+        };
+        let (value, source) = self.cache.get(Asked::of(route, blob), deadline, ask).await;
+        self.keyring.metrics().came_from(source);
+        value
     }
 
     /// What Status tells: healthz and key_id.
@@ -203,8 +231,21 @@ impl Door {
     }
 }
 
-/// What a shared call to KMS has at least: an API server's own timeout.
-const KMS_TIME: std::time::Duration = std::time::Duration::from_secs(3);
+/// What a shared call to KMS has at least: an API server's own 3 s, less the way back and the reason's.
+const KMS_TIME: Duration = Duration::from_millis(2_900);
+/// What is left of a caller's time for an answer to reach it.
+const REASON: Duration = Duration::from_millis(50);
+
+fn check_plaintext(plaintext: &Secret) -> Result<(), Trouble> {
+    match plaintext.len() {
+        0 => Err(Trouble::new(Kind::BadRequest, "the plaintext is empty")),
+        1..=PLAINTEXT_MAX => Ok(()),
+        length => {
+            let text = format!("the plaintext has {length} bytes; KMS encrypts {PLAINTEXT_MAX} at most");
+            Err(Trouble::new(Kind::BadRequest, text))
+        }
+    }
+}
 
 fn caller(purpose: Purpose, uid: &str) -> Caller {
     // An API server sends a UUID; anything longer is not one.

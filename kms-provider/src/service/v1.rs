@@ -37,7 +37,7 @@ impl KeyManagementService for Service {
         let plaintext = Secret::new(request.plain);
         let caller = caller(Purpose::V1, "");
         match self.0.encrypt(&plaintext, ApiVersion::V1, &caller, deadline).await {
-            Ok(cipher) => Ok(Response::new(EncryptResponse { cipher })),
+            Ok((cipher, _)) => Ok(Response::new(EncryptResponse { cipher })),
             Err(trouble) => Err((&trouble).into()),
         }
     }

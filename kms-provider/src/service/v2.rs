@@ -29,12 +29,12 @@ impl KeyManagementService for Service {
         let request = request.into_inner();
         let plaintext = Secret::new(request.plaintext);
         let caller = caller(Purpose::V2, &request.uid);
-        let _unchanged = self.0.change.read().await;
-        let active = self.0.keyring.active().map_err(|trouble| Status::from(&trouble))?;
-        let sealed = self.0.encrypt(&plaintext, ApiVersion::V2, &caller, deadline).await;
-        let ciphertext = sealed.map_err(|trouble| Status::from(&trouble))?;
-        let key_id = self.0.key_id(&active);
-        Ok(Response::new(EncryptResponse { ciphertext, key_id, annotations: HashMap::new() }))
+        match self.0.encrypt(&plaintext, ApiVersion::V2, &caller, deadline).await {
+            Ok((ciphertext, key_id)) => {
+                Ok(Response::new(EncryptResponse { ciphertext, key_id, annotations: HashMap::new() }))
+            }
+            Err(trouble) => Err((&trouble).into()),
+        }
     }
 
     async fn decrypt(&self, request: Request<DecryptRequest>) -> Result<Response<DecryptResponse>, Status> {

@@ -3,11 +3,13 @@
 //!
 //! KMS is a stand-in that answers after 5 ms. The client is Go's gRPC with the API server's own dial, so that
 //! both ends and KMS share the machine's cores: each figure stands beside a baseline of the same run. Warm, that
-//! is a server that does nothing but answer; cold, AWS's SDK asking KMS from as many tasks with no plugin between.
+//! is a server that does nothing but answer; cold, AWS's SDK asking KMS from as many tasks, with no plugin nor client
+//! to share the cores with, and a server that does nothing but ask the SDK.
 //! With `AEP_BINARY` set, the AWS Encryption Provider is measured as well.
 
 #![allow(clippy::print_stdout, reason = "printing figures is what this program is for")]
 
+mod sdk;
 mod stand_in;
 
 use std::env;
@@ -18,7 +20,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kms::primitives::Blob;
 use bed::{Process, Program, aws::REGION, eventually, tmpfs_dir};
 use serde::Deserialize;
@@ -84,7 +85,7 @@ impl Bench {
     /// Decrypts of what the plugin knows.
     async fn warm(&self) -> Result<()> {
         let known = self.ciphertexts("known", DISTINCT)?;
-        let (echo, plugin) = (self.echo().await?, self.plugin(&[]).await?);
+        let (echo, plugin) = (self.echo(&[]).await?, self.plugin(&[]).await?);
         for api in ["v1", "v2"] {
             println!("Decrypt {api}, warm          callers        rate      p50      p99");
             for callers in CALLERS {
@@ -102,6 +103,7 @@ impl Bench {
     /// Decrypts of what nobody has seen.
     async fn cold(&self) -> Result<()> {
         println!("Decrypt v2, cold          callers        rate      p50      p99");
+        let bare = self.echo(&[&self.kms.url()]).await?;
         let plugin = self.plugin(&[]).await?;
         let aep = match &self.aep {
             Some(binary) => Some(self.aep(binary).await?),
@@ -110,7 +112,11 @@ impl Bench {
         for callers in CALLERS {
             let load = self.plain_sdk(callers).await?;
             println!("  {:24} {callers:7}  {load}", "the SDK, no plugin");
-            let servers = [("coffer-kms", Some(&plugin)), ("AWS Encryption Provider", aep.as_ref())];
+            let servers = [
+                ("a bare server on the SDK", Some(&bare)),
+                ("coffer-kms", Some(&plugin)),
+                ("AWS Encryption Provider", aep.as_ref()),
+            ];
             for (name, server) in servers.into_iter().filter_map(|(name, server)| Some((name, server?))) {
                 let unseen = self.ciphertexts("unseen", NEVER_SEEN)?;
                 let load = self.decrypt(server, "v2", callers, &unseen, &["--for", "5s", "--once"]).await?;
@@ -212,13 +218,7 @@ impl Bench {
 
     /// AWS's SDK with nothing between it and KMS.
     async fn plain_sdk(&self, callers: usize) -> Result<Load> {
-        let config = aws_sdk_kms::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(REGION))
-            .credentials_provider(Credentials::new("AKIDEXAMPLE", "not-verified", None, None, "figures"))
-            .endpoint_url(self.kms.url())
-            .build();
-        let client = aws_sdk_kms::Client::from_conf(config);
+        let client = sdk::client(&self.kms.url());
         let blobs: Arc<Vec<Vec<u8>>> = Arc::new((0..NEVER_SEEN).map(|_| self.kms.new_blob()).collect());
         let next = Arc::new(AtomicUsize::new(0));
         let started = Instant::now();
@@ -243,10 +243,10 @@ impl Bench {
         Ok(Load::of(latencies, started.elapsed()))
     }
 
-    async fn echo(&self) -> Result<Server> {
+    async fn echo(&self, more: &[&str]) -> Result<Server> {
         let binary = env::current_exe()?.with_file_name("kms-echo");
         let socket = self.socket("echo");
-        let process = Program::new(&binary.display().to_string()).arg(&socket).start()?;
+        let process = Program::new(&binary.display().to_string()).arg(&socket).args(more).start()?;
         listening(Server { process, socket }).await
     }
 

@@ -3,6 +3,7 @@ use clap::Parser as _;
 use super::*;
 
 #[derive(Debug, clap::Parser)]
+#[command(args_override_self = true)]
 struct All {
     #[command(flatten)]
     keys: KeyFlags,
@@ -88,6 +89,12 @@ fn what_does_not_go_together_is_an_error_that_says_how_it_would() {
         (&["--key=a", "--health-port=8080"], ":PORT"),
         (&["--key=a", "--healthz-path=/metrics"], "taken"),
         (&["--key=a", "--max-inflight=0"], "--max-inflight"),
+        (&["--key=a", "--kms-endpoint=http:/x"], "--kms-endpoint"),
+        (&["--key=a", "--decrypt-cache-size=1000000000000"], "--decrypt-cache-size"),
+        (&["--key=a", "--max-inflight=18446744073709551615"], "--max-inflight"),
+        (&["--key=a", "--probe-interval=0"], "a second is the least"),
+        (&["--key=a", "--activation-delay=9999years"], "a year is the most"),
+        (&["--key=a", "--decrypt-cache-ttl=5"], "30s, 5m or 1h"),
         (&["--key=a", "--external-id=x"], "--role-arn"),
         (&["--key=a", "--lisen=/a"], "--listen"),
     ] {
@@ -105,6 +112,8 @@ fn the_other_plugins_flags_are_taken_as_pflag_takes_them() {
         assert_eq!(parse(&["--key=a", flag]).unwrap().health.debug, debug, "{flag}");
     }
     plan(&["--key=a", "--qps-limit=5", "--burst-limit=10"]).unwrap();
+    let twice = parse(&["--key=a", "--region=a", "--region=b", "--retry-token-capacity=-1"]).unwrap();
+    assert_eq!(twice.keys.region, "b");
 }
 
 #[test]

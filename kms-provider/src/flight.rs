@@ -9,23 +9,23 @@ use crate::{Kind, Trouble};
 
 /// A call on a task of its own: it runs to its end, whoever of those who wait gives up.
 #[derive(Debug)]
-pub(super) struct Flight<T>(watch::Receiver<Option<Result<T, Trouble>>>);
+pub(crate) struct Flight<T>(watch::Receiver<Option<Result<T, Trouble>>>);
 
 impl<T: Clone + Send + Sync + 'static> Flight<T> {
     /// Starts `call`, within a Tokio runtime.
-    pub(super) fn depart(call: impl Future<Output = Result<T, Trouble>> + Send + 'static) -> Self {
+    pub(crate) fn depart(call: impl Future<Output = Result<T, Trouble>> + Send + 'static) -> Self {
         let (sender, answer) = watch::channel(None);
         tokio::spawn(async move { sender.send_replace(Some(call.await)) });
         Self(answer)
     }
 
     /// Whether an answer can still come. It cannot when the call's task was ended before its time.
-    pub(super) fn under_way(&self) -> bool {
+    pub(crate) fn under_way(&self) -> bool {
         self.0.has_changed().is_ok()
     }
 
     /// The answer, the same for everyone, or [`Kind::TimedOut`] when it does not come by `deadline`.
-    pub(super) async fn answer(mut self, deadline: Instant) -> Result<T, Trouble> {
+    pub(crate) async fn answer(mut self, deadline: Instant) -> Result<T, Trouble> {
         match timeout_at(deadline, self.0.wait_for(Option::is_some)).await {
             Ok(Ok(answer)) => answer.clone().unwrap_or_else(|| Err(ended())),
             Ok(Err(_)) => Err(ended()),
@@ -41,7 +41,7 @@ impl<T> Clone for Flight<T> {
 }
 
 /// `call`'s answer, or [`Kind::TimedOut`] at `deadline`.
-pub(super) async fn in_time<T>(
+pub(crate) async fn in_time<T>(
     deadline: Instant,
     call: impl Future<Output = Result<T, Trouble>>,
 ) -> Result<T, Trouble> {
