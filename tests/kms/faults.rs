@@ -137,7 +137,9 @@ async fn survive(Expected { fault, code, words }: Expected) -> Result<()> {
         });
     }
     while let Some(ended) = load.join_next().await {
-        ended??;
+        ended?.inspect_err(|_| {
+            let _ = std::fs::write(format!("/tmp/kmsfail-{}.log", plugin.process.pid()), plugin.process.stderr());
+        })?;
     }
 
     let status = api.becomes(words[words.len().min(2) - 1]).await?;
@@ -242,6 +244,18 @@ async fn a_short_fault_is_made_good_within_the_call() -> Result<()> {
         let read = plugin.api.decrypt(&answer.ciphertext, &answer.key_id).await;
         ensure!(read.with_context(|| format!("{fault:?}"))? == b"seed");
     }
+    ensure!(plugin.api.status().await?.healthz == "ok");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slow_kms_is_waited_for() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    let key = fixture.key().await?;
+    let plugin = fixture.serve(&key, &["--decrypt-cache-ttl=0", "--probe-interval=1h"]).await?;
+    fixture.fault(Fault::Slow(Duration::from_secs(2)));
+    let answer = plugin.api.encrypt(b"seed").await?;
+    ensure!(plugin.api.decrypt(&answer.ciphertext, &answer.key_id).await? == b"seed");
     ensure!(plugin.api.status().await?.healthz == "ok");
     Ok(())
 }

@@ -15,11 +15,15 @@ async fn one_failure_is_not_told_and_the_third_is() -> Result<()> {
     let fixture = Fixture::new().await?;
     let key = fixture.key().await?;
     let plugin = fixture.serve(&key, &[]).await?;
-    // Not tried again by itself, so that each call is one failure; the probes are let through.
+    // Not tried again by itself, so that each call is one failure; and probes are held up meanwhile.
     let of_seed = |call: &bed::Call| call.request["Plaintext"] == base64(b"seed");
+    fixture.proxy.fault(Rule::new(Fault::Hang).operation("Encrypt").when(move |call| !of_seed(call)));
     fixture.proxy.fault(Rule::new(Fault::AccessDenied).operation("Encrypt").when(of_seed));
     for failure in 1..=3 {
-        refused(plugin.api.encrypt(b"seed").await, Code::PermissionDenied, &["AccessDeniedException"])?;
+        // Many at once are one.
+        for _ in 0..5 {
+            refused(plugin.api.encrypt(b"seed").await, Code::PermissionDenied, &["AccessDeniedException"])?;
+        }
         let healthz = plugin.api.status().await?.healthz;
         let (http, _) = plugin.get("/healthz").await?;
         if failure < 3 {
@@ -28,6 +32,7 @@ async fn one_failure_is_not_told_and_the_third_is() -> Result<()> {
             ensure!(healthz.contains("refuses") && healthz.contains("AccessDeniedException"), "{healthz}");
             ensure!(http == 500, "{http}");
         }
+        sleep(Duration::from_millis(550)).await;
     }
     fixture.proxy.clear_faults();
     // A real call tells as much as a probe.

@@ -56,7 +56,7 @@ async fn decrypt_goes_on_in_the_other_region_and_comes_back() -> Result<()> {
         ensure!(read().await? == b"seed", "{fault:?}");
         fixture.proxy.clear_faults();
     }
-    ensure!(plugin.process.stderr().contains("decrypted in another region"));
+    ensure!(plugin.process.stderr().contains(&format!("\"region\":\"{ELSEWHERE}\"")), "the log does not tell where");
 
     // Both fail: its own region's reason.
     fixture.fault(Fault::Status(500));
