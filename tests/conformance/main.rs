@@ -5,7 +5,7 @@
 //! themselves, as often as a test needs; LocalStack is KMS. Needs Go.
 //!
 //! `AEP_BINARY` names an AWS Encryption Provider to compare with (`go build ./cmd/server` of its sources);
-//! without one the tests that need it are left out. `PLUGIN_KIND=aep` with `PLUGIN_BINARY` runs the tests against
+//! without one a stand-in of the same rules takes its part. `PLUGIN_KIND=aep` with `PLUGIN_BINARY` runs the tests against
 //! it instead of `coffer-kms`, which tests the tests.
 
 use std::{
@@ -25,7 +25,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conformance");
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conformance/kms.py");
 
 /// What a caller may set to have another plugin tested, or one to compare with.
-const PASSED_ON: [&str; 3] = ["AEP_BINARY", "PLUGIN_BINARY", "PLUGIN_KIND"];
+const PASSED_ON: [&str; 2] = ["PLUGIN_BINARY", "PLUGIN_KIND"];
 
 /// Of one Go test; the slowest waits twice for an API server to ask anew, after 25 s.
 const PATIENCE: &str = "3m";
@@ -49,7 +49,7 @@ impl Kms {
     }
 
     /// What the Go tests read.
-    fn variables(&self) -> Vec<(&'static str, OsString)> {
+    async fn variables(&self) -> Result<Vec<(&'static str, OsString)>> {
         let mut variables = vec![
             ("KMS_ENDPOINT", self.endpoint.into()),
             ("KMS_KEY", self.key.clone().into()),
@@ -57,13 +57,21 @@ impl Kms {
         ];
         variables.extend(self.aws.environment(self.endpoint).map(|(name, value)| (name, value.into())));
         variables.extend(PASSED_ON.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-        variables
+        variables.push(("AEP_BINARY", bed::aws_encryption_provider().await?.into()));
+        Ok(variables)
     }
 }
 
+/// LocalStack begins what it encrypts with the key's id, AWS with a byte 1. An id that begins with the digit 1
+/// would look like the AWS Encryption Provider's prefix where none was written, so such a key is not taken.
 async fn create_key(aws: &Aws) -> Result<String> {
-    let created = aws.call(Service::Kms, "CreateKey", json!({})).await?;
-    Ok(created["KeyMetadata"]["Arn"].as_str().context("CreateKey gives no ARN")?.to_owned())
+    loop {
+        let created = aws.call(Service::Kms, "CreateKey", json!({})).await?;
+        let arn = created["KeyMetadata"]["Arn"].as_str().context("CreateKey gives no ARN")?;
+        if !arn.contains(":key/1") {
+            return Ok(arn.to_owned());
+        }
+    }
 }
 
 /// A Go module of tests, compiled once for this process.
@@ -84,7 +92,7 @@ impl GoModule {
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .env("PLUGIN_BINARY", Program::new("coffer-kms").path()?)
-            .envs(kms.variables())
+            .envs(kms.variables().await?)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()

@@ -1,7 +1,6 @@
 //! When to try a call again within its caller's deadline.
 
 use std::future::Future;
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
@@ -43,7 +42,8 @@ impl Attempts {
     {
         self.made += 1;
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let mut first = pin!(attempt());
+        // Boxed: a call of the SDK is large, and nearly always there is no second.
+        let mut first = Box::pin(attempt());
         if let Ok(answer) = timeout(left.mul_f64(ALONE).max(SHORTEST).min(left), &mut first).await {
             return Some(answer);
         }
@@ -51,7 +51,7 @@ impl Attempts {
             return timeout_at(self.deadline, first).await.ok();
         }
         self.made += 1;
-        let mut second = pin!(attempt());
+        let mut second = Box::pin(attempt());
         let either = timeout_at(self.deadline, async {
             tokio::select! {
                 answer = &mut first => (answer, true),

@@ -29,13 +29,14 @@ pub(super) struct Journey {
 }
 
 impl Journey {
-    /// Somewhere it worked.
-    pub(super) fn arrived(&self, place: usize, detour: &mut Detour, now: Instant) {
+    /// Somewhere it worked. Says whether that begins a detour.
+    pub(super) fn arrived(&self, place: usize, detour: &mut Detour, now: Instant) -> bool {
         if place == 0 {
             detour.0 = None;
         } else if self.home.is_some() {
-            detour.0 = Some(now + DETOUR);
+            return detour.0.replace(now + DETOUR).is_none();
         }
+        false
     }
 
     /// It did not work there; the error is the answer if no other place can do better. The key's own region
@@ -76,7 +77,8 @@ mod tests {
         let mut journey = Journey::default();
         journey.failed(0, trouble(Kind::Unreachable)).unwrap();
         assert_eq!(detour.order(2, now), [0, 1, 2]);
-        journey.arrived(1, &mut detour, now);
+        assert!(journey.arrived(1, &mut detour, now));
+        assert!(!journey.arrived(1, &mut detour, now));
         assert_eq!(detour.order(2, now), [1, 2, 0]);
         assert_eq!(detour.order(2, now + DETOUR), [0, 1, 2]);
         Journey::default().arrived(0, &mut detour, now);

@@ -167,7 +167,9 @@ impl KmsKey {
             let key = if place == 0 { pin } else { Some(site.key.as_str()) };
             match self.decrypt_at(site, blob, key, lane, until, caller).await {
                 Ok(decrypted) => {
-                    journey.arrived(place, &mut self.detour(), Instant::now());
+                    if journey.arrived(place, &mut self.detour(), Instant::now()) {
+                        tracing::warn!(key = self.name.as_str(), region = site.region, "decrypted in another region");
+                    }
                     self.decrypted.store(true, Ordering::Relaxed);
                     return Ok(decrypted);
                 }

@@ -13,7 +13,7 @@ import (
 const (
 	binaryVariable   = "PLUGIN_BINARY"     // the plugin under test
 	kindVariable     = "PLUGIN_KIND"       // "coffer" (the default) or "aep"
-	aepVariable      = "AEP_BINARY"        // an AWS Encryption Provider to compare with; may be unset
+	aepVariable      = "AEP_BINARY"        // an AWS Encryption Provider to compare with
 	endpointVariable = "KMS_ENDPOINT"      // where KMS is, as http://127.0.0.1:PORT
 	keyVariable      = "KMS_KEY"           // ARN of the key
 	otherKeyVariable = "KMS_OTHER_KEY"     // ARN of another key of the same account
@@ -36,15 +36,8 @@ func Region(t testing.TB) string { return variable(t, regionVariable) }
 // AccessKey names the account; the secret beside it is never verified.
 func AccessKey(t testing.TB) string { return variable(t, accountVariable) }
 
-// AEP is the path of an AWS Encryption Provider. Without one the test is skipped, and says so.
-func AEP(t testing.TB) string {
-	t.Helper()
-	path := os.Getenv(aepVariable)
-	if path == "" {
-		t.Skip(aepVariable + " names no AWS Encryption Provider to compare with")
-	}
-	return path
-}
+// AEP is the path of an AWS Encryption Provider, or of what stands in for it.
+func AEP(t testing.TB) string { return variable(t, aepVariable) }
 
 // CofferOnly skips a test that checks what Coffer does beyond the AWS Encryption Provider, when the
 // plugin under test is the latter (which tests the tests).
