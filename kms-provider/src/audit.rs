@@ -1,4 +1,4 @@
-//! The audit log: one line for each call to KMS, and who is behind it.
+//! The audit log: one line for each Encrypt and Decrypt asked of KMS, and who is behind it.
 
 use std::time::Duration;
 

@@ -81,9 +81,11 @@ pub async fn keep_following(door: Arc<Door>, delay: Duration) {
     let looks = LOOKS.min(delay / 4).max(SHORTEST_LOOKS);
     let mut dates = Dates::Wanted(Instant::now());
     let mut warned = None;
+    let mut failing = None;
     loop {
         match look(keyring, &mut dates).await {
             Ok(seen) => {
+                failing = None;
                 note_end(keyring, seen.description.material_ends, &mut warned);
                 let pending_before = follow.pending().map(|(active, _)| active.key_id.clone());
                 if let Some(active) = follow.see(&seen, SystemTime::now()) {
@@ -107,7 +109,14 @@ pub async fn keep_following(door: Arc<Door>, delay: Duration) {
                 }
             }
             Err(trouble) => {
-                tracing::warn!(key = keyring.writer().name().as_str(), error = trouble.text, "cannot look at the key");
+                // Once for each kind: the calls themselves are in the audit log.
+                if failing.replace(trouble.kind) != Some(trouble.kind) {
+                    tracing::warn!(
+                        key = keyring.writer().name().as_str(),
+                        error = trouble.text,
+                        "cannot look at the key"
+                    );
+                }
                 keyring.explain_inactive(&trouble);
             }
         }
