@@ -16,6 +16,7 @@
 
 mod aep;
 pub mod aws;
+mod cases;
 pub mod cluster;
 mod form;
 mod http;
@@ -37,6 +38,7 @@ mod watch;
 pub use self::{
     aep::aws_encryption_provider,
     aws::Aws,
+    cases::{Case, side_by_side},
     cluster::{ControlPlane, ControlPlaneOptions},
     http::http_get,
     localstack::LocalStack,

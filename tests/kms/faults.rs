@@ -4,14 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bed::{Fault, eventually};
+use bed::{Case, Fault, eventually, side_by_side};
 use coffer_kms::proto::v2::EncryptResponse;
 use serde_json::json;
-use tokio::{
-    sync::Semaphore,
-    task::{JoinSet, LocalSet},
-    time::sleep,
-};
+use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 use tonic::{Code, Status};
 
 use crate::fixture::{Api, Fixture, PATIENCE, SOON, is_own, refused};
@@ -172,25 +168,8 @@ async fn survive(Expected { fault, code, words }: Expected) -> Result<()> {
     Ok(())
 }
 
-/// Runs cases side by side, for they mostly wait, and fails with all that failed.
 async fn survive_all(cases: impl Iterator<Item = Expected>) -> Result<()> {
-    let local = LocalSet::new();
-    let failures = local.run_until(async {
-        let start = |case: Expected| (format!("{:?}", case.fault), tokio::task::spawn_local(survive(case)));
-        let running: Vec<_> = cases.map(start).collect();
-        let mut failures = Vec::new();
-        for (name, case) in running {
-            match case.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => failures.push(format!("{name}: {error:#}")),
-                Err(panic) => failures.push(format!("{name}: {panic}")),
-            }
-        }
-        failures
-    });
-    let failures = failures.await;
-    ensure!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n\n"));
-    Ok(())
+    side_by_side(cases.map(|case| -> Case { (format!("{:?}", case.fault), Box::pin(survive(case))) }).collect()).await
 }
 
 // In parts, so that the load of one does not starve the others.

@@ -4,11 +4,9 @@
 use std::{
     collections::BTreeMap,
     fs,
-    future::Future,
     io::Write,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    pin::Pin,
     process::ExitStatus,
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
@@ -19,9 +17,9 @@ use bed::{
     Aws, Call, FaultProxy, LocalStack, Process, Program, SetReader, TokenFile, eventually, http_get, tmpfs_dir,
     unique_name,
 };
+pub(crate) use bed::{Case, side_by_side};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::task::LocalSet;
 
 /// Longer than anything takes that should come about at once, on a slow and busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(40);
@@ -277,29 +275,6 @@ pub(crate) async fn ends_with(process: &Process, code: i32) -> Result<ExitStatus
     let status = process.wait(SOON).await?;
     ensure!(status.code() == Some(code), "ended with {status}, not {code}\n{}", process.stderr());
     Ok(status)
-}
-
-/// A case of a table, by name.
-pub(crate) type Case = (String, Pin<Box<dyn Future<Output = Result<()>>>>);
-
-/// Runs cases side by side, for they mostly wait, and fails with all that failed.
-pub(crate) async fn side_by_side(cases: Vec<Case>) -> Result<()> {
-    let local = LocalSet::new();
-    let failures = local.run_until(async {
-        let running: Vec<_> = cases.into_iter().map(|(name, case)| (name, tokio::task::spawn_local(case))).collect();
-        let mut failures = Vec::new();
-        for (name, case) in running {
-            match case.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => failures.push(format!("{name}: {error:#}")),
-                Err(panic) => failures.push(format!("{name}: {panic}")),
-            }
-        }
-        failures
-    });
-    let failures = failures.await;
-    ensure!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n\n"));
-    Ok(())
 }
 
 /// Says that a test does not run here and what it would need; under `CI=true` that is a failure.

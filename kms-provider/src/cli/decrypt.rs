@@ -12,9 +12,9 @@ use coffer_kms::{Kind, Trouble};
 use coffer_runtime::Secret;
 use coffer_runtime::process::Exit;
 
+use super::Failed;
 use super::flags::KeyFlags;
 use super::reader::Reader;
-use super::{Failed, complain};
 
 /// Decrypt what etcd holds, without an API server
 ///
@@ -57,13 +57,7 @@ enum FormatFlag {
 
 impl Decrypt {
     pub(super) fn run(&self) -> Exit {
-        match self.start() {
-            Ok(()) => Exit::Done,
-            Err(Failed(exit, text)) => {
-                complain(&text);
-                exit
-            }
-        }
+        self.start().map_or_else(Failed::exit, |()| Exit::Done)
     }
 
     fn start(&self) -> Result<(), Failed> {

@@ -10,8 +10,8 @@ use coffer_runtime::process::Exit;
 use coffer_unix_grpc::Address;
 use zeroize::Zeroizing;
 
+use super::Failed;
 use super::flags::{FormatFlags, HealthFlags, KeyFlags, SocketFlags};
-use super::{Failed, complain};
 
 /// Check an API server's encryption config, and the plugins behind its sockets
 ///
@@ -69,10 +69,7 @@ impl Doctor {
                 let _ = writeln!(io::stdout(), "{text}");
                 if report.is_sound() { Exit::Done } else { Exit::Failed }
             }
-            Err(Failed(exit, text)) => {
-                complain(&text);
-                exit
-            }
+            Err(failed) => failed.exit(),
         }
     }
 

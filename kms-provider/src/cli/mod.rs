@@ -67,6 +67,12 @@ struct Failed(Exit, String);
 
 #[expect(clippy::needless_pass_by_value, reason = "`map_err` passes by value")]
 impl Failed {
+    /// Says why, on standard error.
+    fn exit(self) -> Exit {
+        complain(&self.1);
+        self.0
+    }
+
     fn usage(error: impl ToString) -> Self {
         Self(Exit::Usage, error.to_string())
     }

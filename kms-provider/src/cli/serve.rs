@@ -21,10 +21,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::Failed;
 use super::flags::{
     FailStatusFlag, FormatFlag, FormatFlags, HealthFlags, HttpAddress, KeyFlags, KeyPlan, NamedKey, SocketFlags,
 };
-use super::{Failed, complain};
 
 /// A first answer of KMS is waited for this long before sockets are served, so that an API server's first
 /// question finds a key that is known to work. Connections queue meanwhile.
@@ -51,13 +51,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(&self) -> Exit {
-        match self.start() {
-            Ok(()) => Exit::Done,
-            Err(Failed(exit, text)) => {
-                complain(&text);
-                exit
-            }
-        }
+        self.start().map_or_else(Failed::exit, |()| Exit::Done)
     }
 
     fn start(&self) -> Result<(), Failed> {
