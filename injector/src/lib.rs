@@ -1,0 +1,3 @@
+//! Coffer's engine, brought to pods.
+
+pub mod proto;

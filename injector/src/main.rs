@@ -1,0 +1,3 @@
+//! The program `coffer-injector`.
+
+fn main() {}
