@@ -1,3 +1,12 @@
 //! Coffer's engine, brought to pods.
+//!
+//! ```text
+//! kubelet ──► csi ──► form ──► (class) ──► the sidecar's spec ──► engine ──► tmpfs of the pod
+//!              │                                                    ▲
+//!              └──► pod: who asks, its tokens ──► identity ─────────┘
+//! ```
 
+pub mod class;
+pub mod kubernetes;
+pub mod pod;
 pub mod proto;

@@ -337,7 +337,7 @@ impl Keeper {
         while let Some(look) = looks.join_next().await {
             let Ok((access, found)) = look else { continue };
             for (reference, result) in found {
-                let wanted = Wanted { reference, access: access.clone() };
+                let wanted = Wanted { reference, access: access.clone(), failover: None };
                 round.failed.remove(&wanted);
                 self.audit(&wanted, &result, cause);
                 self.sort_in(&mut round, wanted, result, compare);

@@ -114,7 +114,7 @@ pub fn from_environment(
             let name = EnvName::new(name).map_err(|error| error.to_string())?;
             let Target { reference, select } = target;
             let access = Access { region: reference.region().map(str::to_owned), role: None };
-            Ok(EnvSpec { name, wanted: Wanted { reference, access }, select, format: Format::Raw })
+            Ok(EnvSpec { name, wanted: Wanted { reference, access, failover: None }, select, format: Format::Raw })
         });
         match spec {
             Ok(spec) => specs.push(spec),

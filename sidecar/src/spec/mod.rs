@@ -110,6 +110,17 @@ pub struct Wanted {
     pub reference: Reference,
     /// As whom and where.
     pub access: Access,
+    /// Where to ask when that does not answer; a volume's own form only has none.
+    pub failover: Option<Box<Failover>>,
+}
+
+/// What to ask for in a second region, under the same identity, when the first has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Failover {
+    /// The secret or parameter as that region knows it.
+    pub reference: Reference,
+    /// The region.
+    pub region: String,
 }
 
 /// As whom and where a reference is asked for.

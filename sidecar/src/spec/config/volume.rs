@@ -190,7 +190,7 @@ pub(super) fn wanted(
             Some(of_arn.to_owned())
         }
     };
-    Wanted { reference, access: Access { region, role: inherited.role } }
+    Wanted { reference, access: Access { region, role: inherited.role }, failover: None }
 }
 
 fn read_file(
