@@ -108,7 +108,8 @@ impl Service {
             }
             _ => None,
         };
-        let shared = Shared { source, status: Status::default(), journal, seed: seed(&variable), allow_disk, told };
+        let (status, seed) = (Status::default(), seed(&variable));
+        let shared = Shared { source, status, journal, seed, allow_disk, recent: Duration::ZERO, told };
         let reloads = file.map(|file| {
             let status = ReloadStatus::new(&file);
             (file, status)
