@@ -39,7 +39,8 @@ impl Kept {
         limit: Duration,
     ) -> Result<Self, StartError> {
         let path = spec.path.clone();
-        let mut keeper = Keeper::open(spec, destination, shared.clone()).map_err(|error| StartError::refused(&path, &error))?;
+        let mut keeper =
+            Keeper::open(spec, destination, shared.clone()).map_err(|error| StartError::refused(&path, &error))?;
         if !keeper.is_complete() {
             // Also when whoever waits gives up: nothing may be told of a volume that nobody keeps.
             let forgotten = Forget(Some((shared, &path)));
