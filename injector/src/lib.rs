@@ -7,7 +7,9 @@
 //! ```
 
 pub mod class;
+pub mod csi;
 pub mod form;
+pub mod identity;
 pub mod kubernetes;
 pub mod pod;
 pub mod proto;

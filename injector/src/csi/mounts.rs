@@ -9,18 +9,24 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-/// The source that mounts of Coffer carry in the table: by it they are told from anyone else's.
-pub(super) const SOURCE: &str = "coffer";
+/// What the source of Coffer's mounts begins with in the table; the uid of the pod follows. By it they are
+/// told from anyone else's, and one pod's from another's.
+const SOURCE: &str = "coffer:";
 
 /// What lies on top at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Top {
     /// Nothing is mounted there.
     Nothing,
-    /// A tmpfs of Coffer's.
+    /// The tmpfs of this pod.
     Ours,
-    /// Something of somebody else's.
+    /// Something of another pod's, or of somebody else's.
     Foreign,
+}
+
+/// The source of the mounts for a pod.
+pub(super) fn source(uid: &str) -> String {
+    format!("{SOURCE}{uid}")
 }
 
 /// Where a path really is: links in its parents are followed, for so the kernel lists mounts; its own last
@@ -35,13 +41,13 @@ pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// What is mounted on top at a resolved path.
+/// What is mounted on top at a resolved path, as seen by the pod of that uid.
 ///
 /// # Errors
 /// When the table cannot be read.
-pub(super) fn top(path: &Path) -> io::Result<Top> {
+pub(super) fn top(path: &Path, uid: &str) -> io::Result<Top> {
     let table = fs::read("/proc/self/mountinfo")?;
-    Ok(top_in(&table, path))
+    Ok(top_in(&table, path, uid))
 }
 
 /// Unmounts everything at a resolved path and below it, however often it was mounted over.
@@ -72,10 +78,10 @@ fn is_listed(path: &Path) -> io::Result<bool> {
     Ok(entries(&table).any(|(at, _)| at == path))
 }
 
-fn top_in(table: &[u8], path: &Path) -> Top {
+fn top_in(table: &[u8], path: &Path, uid: &str) -> Top {
     match entries(table).filter(|(at, _)| at == path).last() {
         None => Top::Nothing,
-        Some((_, (kind, source))) if kind == b"tmpfs" && source == SOURCE.as_bytes() => Top::Ours,
+        Some((_, (kind, source))) if kind == b"tmpfs" && source == self::source(uid).as_bytes() => Top::Ours,
         Some(_) => Top::Foreign,
     }
 }
@@ -119,17 +125,19 @@ mod tests {
     use super::*;
 
     const TABLE: &[u8] = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n\
-        30 22 0:40 / /pods/a\\040b rw,nosuid - tmpfs coffer rw,size=1024k\n\
-        31 22 0:41 / /pods/c rw shared:7 master:2 - tmpfs coffer rw\n\
+        30 22 0:40 / /pods/a\\040b rw,nosuid - tmpfs coffer:1-2 rw,size=1024k\n\
+        31 22 0:41 / /pods/c rw shared:7 master:2 - tmpfs coffer:1-2 rw\n\
         32 31 0:42 / /pods/c rw - tmpfs tmpfs rw\n\
         garbage\n";
 
     #[test]
     fn the_newest_mount_is_on_top() {
-        assert_eq!(top_in(TABLE, Path::new("/pods/a b")), Top::Ours);
-        assert_eq!(top_in(TABLE, Path::new("/pods/c")), Top::Foreign);
-        assert_eq!(top_in(TABLE, Path::new("/pods")), Top::Nothing);
-        assert_eq!(top_in(TABLE, Path::new("/")), Top::Foreign);
+        let top = |path, uid| top_in(TABLE, Path::new(path), uid);
+        assert_eq!(top("/pods/a b", "1-2"), Top::Ours);
+        assert_eq!(top("/pods/a b", "1-3"), Top::Foreign);
+        assert_eq!(top("/pods/c", "1-2"), Top::Foreign);
+        assert_eq!(top("/pods", "1-2"), Top::Nothing);
+        assert_eq!(top("/", "1-2"), Top::Foreign);
     }
 
     #[test]
@@ -146,7 +154,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics_on_any_table(table: Vec<u8>) {
-            top_in(&table, Path::new("/a"));
+            top_in(&table, Path::new("/a"), "1");
         }
     }
 }

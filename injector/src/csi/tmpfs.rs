@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_remount};
 use rustix::param::page_size;
 
-use super::mounts::{self, SOURCE, Top};
+use super::mounts::{self, Top};
 
 const FLAGS: MountFlags = MountFlags::NODEV.union(MountFlags::NOEXEC).union(MountFlags::NOSUID);
 
@@ -36,6 +36,8 @@ static NO_SWAP: AtomicBool = AtomicBool::new(true);
 pub(super) struct Tmpfs {
     /// Where, resolved.
     target: PathBuf,
+    /// Of the pod.
+    uid: String,
     owner: Owner,
     /// The most that a set may hold, in bytes.
     limit: u64,
@@ -51,29 +53,30 @@ struct Mounted {
 }
 
 impl Tmpfs {
-    /// Takes over what an earlier process mounted at the resolved path `target`; mounts nothing.
+    /// Takes over what an earlier process mounted at the resolved path `target` for the pod `uid`; mounts
+    /// nothing.
     ///
     /// `limit` is the most that the files of a set may hold, in bytes.
     ///
     /// # Errors
     /// When what is there cannot be taken over: it is held by another process, or the mount table cannot
     /// be read.
-    pub(super) fn open(target: &Path, owner: Owner, limit: u64) -> Result<Self, DestinationError> {
-        let mut tmpfs = Self { target: target.to_owned(), owner, limit, mounted: None };
-        let top = mounts::top(target).map_err(|error| tmpfs.refused("read the mount table for", &error))?;
+    pub(super) fn open(target: &Path, uid: &str, owner: Owner, limit: u64) -> Result<Self, DestinationError> {
+        let mut tmpfs = Self { target: target.to_owned(), uid: uid.to_owned(), owner, limit, mounted: None };
+        let top = mounts::top(target, uid).map_err(|error| tmpfs.refused("read the mount table for", &error))?;
         if top == Top::Ours {
             tmpfs.mounted = Some(tmpfs.enter()?);
         }
         Ok(tmpfs)
     }
 
-    /// Whether a whole set stands at a resolved path: Coffer's own mount, and what was published in it.
+    /// Whether a whole set of the pod stands at a resolved path: its mount, and what was published in it.
     ///
     /// # Errors
     /// When the mount table cannot be read.
-    pub(super) fn holds_a_set(target: &Path) -> io::Result<bool> {
+    pub(super) fn holds_a_set(target: &Path, uid: &str) -> io::Result<bool> {
         // The rename of this link is the last step of a publication, and it is never taken away.
-        Ok(mounts::top(target)? == Top::Ours && target.join("..data").exists())
+        Ok(mounts::top(target, uid)? == Top::Ours && target.join("..data").exists())
     }
 
     /// Opens the directory of the mount on top.
@@ -120,7 +123,7 @@ impl Tmpfs {
         if !kind.is_dir() {
             return Err(self.refused("mount at", &io::Error::from(io::ErrorKind::NotADirectory)));
         }
-        with_options(capacity, |data| mount(SOURCE, &self.target, "tmpfs", FLAGS, data))
+        with_options(capacity, |data| mount(mounts::source(&self.uid), &self.target, "tmpfs", FLAGS, data))
             .map_err(|errno| self.refused("mount a tmpfs at", &errno.into()))
     }
 

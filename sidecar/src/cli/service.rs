@@ -109,7 +109,7 @@ impl Service {
             _ => None,
         };
         let (status, seed) = (Status::default(), seed(&variable));
-        let shared = Shared { source, status, journal, seed, allow_disk, recent: Duration::ZERO, told };
+        let shared = Shared { source, status, journal, seed, allow_disk, recent: Duration::ZERO, hasty: false, told };
         let reloads = file.map(|file| {
             let status = ReloadStatus::new(&file);
             (file, status)

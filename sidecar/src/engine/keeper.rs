@@ -133,7 +133,12 @@ impl Keeper {
             };
             self.obstacle = Some(obstacle.text.clone());
             self.tell();
-            if obstacle.class == Class::Invalid {
+            let hopeless = match obstacle.class {
+                Class::Invalid => true,
+                Class::Denied | Class::NotFound | Class::NoCredentials => self.shared.hasty,
+                Class::Throttled | Class::Transient | Class::CredentialsRejected => false,
+            };
+            if hopeless {
                 return self.give_up(obstacle, None, afresh);
             }
             failures += 1;

@@ -2,7 +2,7 @@
 //! destination of its own.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
@@ -19,7 +19,8 @@ pub struct Kept {
     path: PathBuf,
     orders: mpsc::Sender<Order>,
     end: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    /// Until somebody waits for its end.
+    task: Mutex<Option<JoinHandle<()>>>,
     shared: Shared,
 }
 
@@ -52,14 +53,14 @@ impl Kept {
         }
         let (orders, inbox) = mpsc::channel(16);
         let (end, ended) = watch::channel(false);
-        let task = tokio::spawn(keeper.run(inbox, ended));
+        let task = Mutex::new(Some(tokio::spawn(keeper.run(inbox, ended))));
         Ok(Self { path, orders, end, task, shared: shared.clone() })
     }
 
     /// Whether its task still runs; it ends by itself only by a panic.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        !self.task.is_finished()
+        !self.orders.is_closed()
     }
 
     /// Keeps this specification from now on, of the same path, once its set is in place.
@@ -79,11 +80,14 @@ impl Kept {
     }
 
     /// Keeps it no longer, and returns once nothing is open any more. The set stays.
-    pub async fn release(self) {
+    pub async fn release(&self) {
         self.end.send_replace(true);
-        // A task that panicked holds nothing either.
-        let _ = self.task.await;
-        self.shared.forget(&self.path);
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            // One that panicked holds nothing either.
+            let _ = task.await;
+            self.shared.forget(&self.path);
+        }
     }
 }
 

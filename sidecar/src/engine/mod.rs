@@ -45,6 +45,9 @@ pub struct Shared {
     /// Answers that old serve for a first set, where others under the same identity have just asked;
     /// zero for a process whose volumes all start together.
     pub recent: Duration,
+    /// Whether a start ends at once with what only a person can mend, because whoever waits for it tries
+    /// again; else it is tried until the start's limit, for permissions come late.
+    pub hasty: bool,
     /// Who is told of new sets; nobody where the process does not stay.
     pub told: Option<Told>,
 }

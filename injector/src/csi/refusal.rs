@@ -1,0 +1,82 @@
+//! Why a volume is not mounted: one sentence for a person, and a code for the kubelet.
+//!
+//! To the kubelet, `Canceled`, `DeadlineExceeded`, `Unavailable`, `ResourceExhausted` and `Aborted` mean
+//! that something may be mounted; any other that nothing is (pkg/volume/csi/csi_client.go,
+//! `isFinalError`). It tries again after both.
+
+use coffer::engine::StartError;
+use coffer_runtime::aws::{AwsError, Class};
+use tonic::{Code, Status};
+
+use crate::form::FormError;
+
+/// A volume is not mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: Code,
+    /// What, for which reference, AWS's code and the fix.
+    pub(super) text: String,
+}
+
+impl Refusal {
+    pub(super) fn new(code: Code, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// What the pod's author wrote is wrong.
+    #[expect(clippy::needless_pass_by_value, reason = "`map_err` passes by value")]
+    pub(super) fn invalid(error: impl ToString) -> Self {
+        Self::new(Code::InvalidArgument, error.to_string())
+    }
+
+    /// Something is or may be mounted still.
+    pub(super) fn uncertain(self) -> Self {
+        Self { code: Code::Unavailable, ..self }
+    }
+}
+
+impl From<FormError> for Refusal {
+    fn from(error: FormError) -> Self {
+        let code = match error {
+            // Nothing that the pod's author could mend.
+            FormError::NoPod(_) => Code::FailedPrecondition,
+            _ => Code::InvalidArgument,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<&AwsError> for Refusal {
+    fn from(error: &AwsError) -> Self {
+        Self::new(code(error.class), error.to_string())
+    }
+}
+
+impl From<StartError> for Refusal {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::NotPublished { why, after, class, .. } => {
+                let after = after.map(humantime::format_duration);
+                let after = after.map_or_else(String::new, |after| format!(" (tried for {after}; the kubelet tries again)"));
+                Self::new(code(class), format!("{why}{after}"))
+            }
+            StartError::Lost => Self::new(Code::Unavailable, error.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.code, refusal.text)
+    }
+}
+
+fn code(class: Class) -> Code {
+    match class {
+        Class::Denied => Code::PermissionDenied,
+        Class::NotFound => Code::NotFound,
+        Class::Invalid => Code::FailedPrecondition,
+        Class::NoCredentials | Class::CredentialsRejected => Code::Unauthenticated,
+        Class::Throttled | Class::Transient => Code::Unavailable,
+    }
+}
