@@ -7,6 +7,7 @@
 //! ```
 
 pub mod class;
+pub mod identity;
 pub mod kubernetes;
 pub mod pod;
 pub mod proto;
