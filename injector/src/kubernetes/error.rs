@@ -147,7 +147,7 @@ pub enum KubernetesError {
 
 impl KubernetesError {
     /// Reads a client's error.
-    pub(super) fn read(verb: Verb, object: &ObjectName, error: kube::Error) -> Self {
+    pub(crate) fn read(verb: Verb, object: &ObjectName, error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::status(verb, object, &status),
             error @ (kube::Error::SerdeError(_) | kube::Error::FromUtf8(_)) => {
@@ -182,7 +182,7 @@ impl KubernetesError {
     }
 
     /// No answer in time.
-    pub(super) fn timeout(verb: Verb, object: &ObjectName, after: std::time::Duration) -> Self {
+    pub(crate) fn timeout(verb: Verb, object: &ObjectName, after: std::time::Duration) -> Self {
         Self::Unavailable { verb, object: object.clone(), cause: format!("no answer within {} s", after.as_secs_f64()) }
     }
 
