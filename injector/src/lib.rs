@@ -10,3 +10,4 @@ pub mod class;
 pub mod kubernetes;
 pub mod pod;
 pub mod proto;
+pub mod rotations;
