@@ -8,6 +8,7 @@
 
 pub mod class;
 pub mod kubernetes;
+pub mod lease;
 pub mod pod;
 pub mod proto;
 pub mod rotations;
