@@ -11,5 +11,7 @@ pub mod csi;
 pub mod form;
 pub mod identity;
 pub mod kubernetes;
+pub mod lease;
 pub mod pod;
 pub mod proto;
+pub mod rotations;

@@ -167,7 +167,10 @@ impl Service {
             let (aws, region, calls) = (self.aws.clone(), self.region.clone(), Arc::new(self.calls.clone()));
             let credentials = self.identities.credentials(spec.role.as_ref());
             let spread = spec.spread;
-            let changed = move |changes| orders.look(changes, spread.mul_f64(fastrand::f64()));
+            let changed = move |changes| {
+                orders.look(changes, spread.mul_f64(fastrand::f64()));
+                std::future::ready(Ok(()))
+            };
             tokio::spawn(async move { push::listen(spec, aws, &region, credentials, calls, handle, changed).await });
         }
         if let Some((file, status)) = &self.reloads {
