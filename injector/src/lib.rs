@@ -12,6 +12,8 @@ pub mod form;
 pub mod identity;
 pub mod kubernetes;
 pub mod lease;
+mod plan;
 pub mod pod;
 pub mod proto;
+mod refusal;
 pub mod rotations;

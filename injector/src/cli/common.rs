@@ -8,8 +8,9 @@ use std::time::Duration;
 use coffer::spec::RateLimits;
 use coffer_injector::form::interval;
 use coffer_injector::kubernetes::Kubernetes;
-use coffer_runtime::aws::{Agent, Aws, Timeouts};
-use coffer_runtime::telemetry::{LogFormat, init_logs};
+use coffer_injector::identity::AgentUrl;
+use coffer_runtime::aws::{Aws, Timeouts};
+use coffer_runtime::telemetry::{LogFormat, LogLevel, init_logs};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -25,6 +26,10 @@ pub(super) struct ProcessArguments {
     /// Serve /livez, /readyz and /metrics here; they name no secret and no pod
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9466")]
     pub(super) listen: SocketAddr,
+
+    /// How much to log: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", env = "COFFER_LOG", default_value = "info")]
+    pub(super) log_level: LogLevel,
 
     /// text or json
     #[arg(long, value_name = "FORMAT", env = "COFFER_LOG_FORMAT", default_value = "text")]
@@ -44,7 +49,7 @@ pub(super) struct FetchArguments {
 
     /// Where EKS Pod Identity is asked; else its agent's link-local addresses
     #[arg(long, value_name = "URL", env = "COFFER_POD_IDENTITY_ENDPOINT")]
-    pub(super) pod_identity_endpoint: Option<Agent>,
+    pub(super) pod_identity_endpoint: Option<AgentUrl>,
 
     /// Calls a second to Secrets Manager, for each account and region
     #[arg(long, value_name = "NUMBER", default_value_t = RateLimits::default().secretsmanager, value_parser = rate)]
@@ -58,7 +63,7 @@ pub(super) struct FetchArguments {
 impl ProcessArguments {
     /// Starts the log and the runtime.
     pub(super) fn start(&self) -> Result<Runtime, Failed> {
-        init_logs("info", self.log_format);
+        init_logs(self.log_level, self.log_format);
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -86,10 +91,6 @@ impl ProcessArguments {
 impl FetchArguments {
     pub(super) async fn aws(&self) -> Result<Aws, Failed> {
         Aws::load(self.region.as_deref(), Timeouts::default()).await.map_err(Failed::usage)
-    }
-
-    pub(super) fn agent(&self) -> Agent {
-        self.pod_identity_endpoint.clone().unwrap_or_default()
     }
 
     pub(super) fn rates(&self) -> RateLimits {

@@ -97,7 +97,8 @@ impl Csi {
         let http = self.process.listener().await?;
         let kubernetes = self.process.kubernetes().await?;
         let aws = self.fetch.aws().await?;
-        let driver = Driver::new(self.settings(&aws), aws, self.fetch.agent(), kubernetes.clone());
+        let agent = self.fetch.pod_identity_endpoint.clone();
+        let driver = Driver::new(self.settings(&aws), aws, agent, kubernetes.clone()).map_err(Failed::at_run_time)?;
         let endpoint = csi.address().path().map(|path| path.display().to_string()).unwrap_or_default();
         let (registrar, registered) = driver.registration(&endpoint);
         tracing::info!(
@@ -166,7 +167,7 @@ impl Csi {
                 .map_err(|error| Failed::at_run_time(format!("cannot make {}: {error}", folder.display())))?;
         }
         // Tokens of every pod of the node pass here: for the kubelet, and for nobody else.
-        let access = Access { mode: Mode::PRIVATE, owner: None, group: None, peers: Some(Peers::root_and_own()) };
+        let access = Access { mode: Mode::default(), owner: None, group: None, peers: Some(Peers::root_and_own()) };
         let open = |address: &Address| {
             Socket::open(address, &access, &mut Inherited::default()).map_err(Failed::at_run_time)
         };
@@ -187,7 +188,7 @@ impl Csi {
         };
         let driver = Arc::clone(driver);
         let client = kubernetes.client();
-        tokio::spawn(async move { rotations::follow(client, &namespace, &name, move |changes| driver.look(changes)).await });
+        tokio::spawn(rotations::follow(client, namespace, name, move |changes| driver.look(changes)));
     }
 }
 

@@ -15,8 +15,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Driver;
-use super::refusal::Refusal;
 use super::volumes::Published;
+use crate::refusal::Refusal;
 
 /// Whose names the metrics bear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -89,13 +89,13 @@ impl Metrics {
     }
 
     pub(super) fn published(&self, result: Result<&Published, &Refusal>, took: Duration) {
-        let word = match result {
+        let came_to = match result {
             Ok(Published::New) => "new",
             Ok(Published::Already) => "already",
             Ok(Published::Kept(_)) => "kept",
             Err(refusal) => word(refusal.code),
         };
-        self.publishes.get_or_create(&Outcome { result: word }).inc();
+        self.publishes.get_or_create(&Outcome { result: came_to }).inc();
         if matches!(result, Ok(Published::New) | Err(_)) {
             self.seconds.observe(took.as_secs_f64());
         }

@@ -4,24 +4,21 @@
 mod metrics;
 mod mounts;
 mod node;
-mod plan;
-mod refusal;
 mod registration;
 mod tell;
 mod tmpfs;
 mod volumes;
 
-use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use coffer::journal::Journal;
 use coffer::push::Change;
 use coffer::source::Budgets;
 use coffer::spec::RateLimits;
 use coffer::status::Status;
-use coffer_runtime::aws::{Agent, Aws};
+use coffer_runtime::aws::Aws;
 use prometheus_client::registry::Registry;
 use tokio::sync::OnceCell;
 use tonic::service::Routes;
@@ -29,16 +26,17 @@ use tonic::service::Routes;
 pub use self::metrics::MetricNames;
 use self::metrics::Metrics;
 use self::node::Services;
-use self::refusal::Refusal;
 pub use self::registration::Registered;
 use self::registration::Registrar;
 use self::tell::Teller;
 use self::volumes::{Published, Volumes};
 use crate::form::Ask;
-use crate::identity;
+use crate::identity::{self, AgentUrl};
 use crate::kubernetes::Kubernetes;
+use crate::plan::{Passed, Planner};
 use crate::proto::csi::identity_server::IdentityServer;
 use crate::proto::csi::node_server::NodeServer;
+use crate::refusal::Refusal;
 
 /// The looks that an event brings about are spread over this time on each node.
 const SPREAD: Duration = Duration::from_millis(500);
@@ -69,34 +67,43 @@ pub struct Settings {
 /// The driver.
 pub struct Driver {
     settings: Settings,
-    kubernetes: Option<Arc<Kubernetes>>,
-    identities: identity::Registry,
-    status: Status,
+    planner: Planner,
     volumes: Volumes,
     teller: Arc<Teller>,
     metrics: Metrics,
-    /// Where AWS is asked when nothing else says, once that is known.
-    region: OnceCell<String>,
 }
 
 impl Driver {
-    /// Nothing is asked of anyone until the first mount. `agent` is where EKS Pod Identity is asked.
-    #[must_use]
-    pub fn new(settings: Settings, aws: Aws, agent: Agent, kubernetes: Option<Arc<Kubernetes>>) -> Arc<Self> {
+    /// Nothing is asked of anyone until the first mount. `agent` is where EKS Pod Identity is asked; `None`
+    /// for the agent of the node.
+    ///
+    /// # Errors
+    /// When the kernel has no random bytes.
+    pub fn new(
+        settings: Settings,
+        aws: Aws,
+        agent: Option<AgentUrl>,
+        kubernetes: Option<Arc<Kubernetes>>,
+    ) -> io::Result<Arc<Self>> {
         let metrics = Metrics::new(settings.metric_names);
         let calls = Arc::new(metrics.calls().clone());
         let budgets = Arc::new(Budgets::new(settings.rates));
         let status = Status::default();
-        Arc::new(Self {
-            identities: identity::Registry::new(aws, budgets, calls, agent),
+        Ok(Arc::new(Self {
             volumes: Volumes::new(status.clone(), settings.volume_limit),
-            teller: Arc::new(Teller::new(&settings, kubernetes.clone(), metrics.clone())),
-            status,
-            kubernetes,
+            teller: Arc::new(Teller::new(&settings, kubernetes.as_deref(), metrics.clone())?),
+            planner: Planner {
+                kubernetes,
+                identities: identity::Registry::new(aws, budgets, calls, agent),
+                status,
+                node: settings.node.clone(),
+                region: settings.region.clone(),
+                labelled: OnceCell::new(),
+                refresh: settings.refresh,
+            },
             metrics,
-            region: OnceCell::new(),
             settings,
-        })
+        }))
     }
 
     /// The services for the kubelet's CSI client.
@@ -149,7 +156,7 @@ impl Driver {
 
     /// When the first credentials of all identities end.
     fn first_expiry(&self) -> Option<SystemTime> {
-        self.identities.expiries().into_iter().filter_map(|(_, ends)| ends).min()
+        self.planner.identities.expiries().into_iter().filter_map(|(_, ends)| ends).min()
     }
 
     /// Mounts a volume, or has one that is mounted be as it is asked for.
@@ -160,27 +167,30 @@ impl Driver {
         &self,
         target: &Path,
         ask: Ask,
-        secrets: &HashMap<String, String>,
-        context: &HashMap<String, String>,
+        passed: Passed<'_>,
         group: Option<u32>,
         limit: Option<Duration>,
     ) -> Result<Published, Refusal> {
         let limit = limit.map_or(self.settings.mount_timeout, |limit| limit.min(self.settings.mount_timeout));
-        let pod = ask.pod.clone();
+        let Ask { pod, form } = ask;
+        let target = volumes::resolved(target)?;
         let plan = async {
-            let planned = self.plan(target, ask, secrets, context, group);
-            tokio::time::timeout(limit, planned).await.unwrap_or_else(|_| {
+            let planned = self.planner.volume(&target, pod.clone(), form, passed, group, self.teller.told());
+            let plan = tokio::time::timeout(limit, planned).await.unwrap_or_else(|_| {
                 let limit = humantime::format_duration(limit);
-                Err(Refusal::unavailable(format!("the Kubernetes API did not answer within {limit}; the kubelet tries again")))
-            })
+                let text = format!("the Kubernetes API did not answer within {limit}; the kubelet tries again");
+                Err(Refusal::unavailable(text))
+            })?;
+            self.teller.bind(&target, &pod, plan.class.clone());
+            Ok(plan)
         };
-        let published = self.volumes.publish(target, &pod, limit, plan).await;
+        let published = self.volumes.publish(&target, &pod, limit, plan).await;
         match &published {
             Ok(Published::Kept(refusal)) => self.teller.kept(&pod, &refusal.text),
-            Ok(_) => self.teller.looked_at(&pod, target, self.volumes.trouble(target)),
+            Ok(_) => self.teller.looked_at(&pod, &target, self.volumes.trouble(&target)),
             // The kubelet tells the pod itself. What the call before it has under way is its own.
             Err(refusal) if refusal.code == tonic::Code::Aborted => {}
-            Err(_) => self.teller.forget(target),
+            Err(_) => self.teller.forget(&target),
         }
         published
     }
@@ -190,18 +200,14 @@ impl Driver {
     /// # Errors
     /// See [`Volumes::unpublish`].
     async fn unpublish(&self, target: &Path) -> Result<(), Refusal> {
-        let pod = self.volumes.unpublish(target).await?;
-        self.teller.forget(target);
+        let Some(target) = volumes::parent_exists(target)? else { return Ok(()) };
+        let pod = self.volumes.unpublish(&target).await?;
+        self.teller.forget(&target);
         // With its last volume goes what the pod gave to speak for it.
         if let Some(pod) = pod.filter(|pod| !self.volumes.any_of(&pod.uid)) {
-            self.identities.withdraw(&pod.uid);
+            self.planner.identities.withdraw(&pod.uid);
         }
         Ok(())
-    }
-
-    /// The audit journal goes to standard output, the log to standard error.
-    fn journal() -> Journal {
-        Journal::Stdout
     }
 }
 

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use coffer_runtime::VERSION;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::Driver;
-use super::refusal::Refusal;
 use super::volumes::Published;
 use crate::form::Ask;
+use crate::plan::Passed;
+use crate::refusal::Refusal;
 use crate::proto::csi::identity_server::Identity;
 use crate::proto::csi::node_server::Node;
 use crate::proto::csi::node_service_capability::rpc::Type as Capability;
@@ -110,7 +111,8 @@ impl Services {
         let target = volume_path(&request.volume_id, &request.target_path)?;
         let group = mount_group(request.volume_capability.as_ref())?;
         let ask = Ask::read(&request.volume_context)?;
-        self.0.publish(&target, ask, &request.secrets, &request.volume_context, group, limit).await
+        let passed = Passed { secrets: &request.secrets, context: &request.volume_context };
+        self.0.publish(&target, ask, passed, group, limit).await
     }
 
     async fn unpublish(&self, request: &NodeUnpublishVolumeRequest) -> Result<(), Refusal> {
@@ -171,16 +173,11 @@ fn time_limit(metadata: &MetadataMap) -> Option<Duration> {
     Some(timeout.saturating_sub(BEFORE_THE_DEADLINE).max(timeout / 2))
 }
 
-impl Refusal {
-    /// Of a driver that does not run in this way.
-    pub(super) fn unavailable(text: impl Into<String>) -> Self {
-        Self::new(Code::Unavailable, text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use tonic::Code;
 
     use super::*;
     use crate::proto::csi::volume_capability::{BlockVolume, MountVolume};

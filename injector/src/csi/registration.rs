@@ -9,7 +9,7 @@ use crate::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, Re
 
 /// What the kubelet has said of the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Registered {
+pub enum Registered {
     /// It has not asked yet.
     NotYet,
     /// It knows the driver.

@@ -18,7 +18,6 @@ use coffer::volume::{Options, Outcome};
 use coffer_runtime::Secret;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_remount};
-use rustix::param::page_size;
 
 use super::mounts::{self, Top};
 
@@ -26,6 +25,9 @@ const FLAGS: MountFlags = MountFlags::NODEV.union(MountFlags::NOEXEC).union(Moun
 
 /// A replaced set stays for two seconds, and a third may be written meanwhile.
 const SETS: u64 = 3;
+/// The largest that pages are by default on the machines of AWS (arm64 knows 16 and 64 KiB, and does not
+/// use them there).
+const PAGE: u64 = 4096;
 /// Links, folders and the notes of what came from where.
 const HEADROOM: u64 = 128 * 1024;
 
@@ -193,10 +195,9 @@ impl Destination for Tmpfs {
 /// How large the tmpfs has to be, in bytes: whole pages for each file, for all sets that may be there at
 /// once.
 fn capacity_for(set: &RenderedSet) -> u64 {
-    let page = page_size() as u64;
     // One page more for each file: a folder of its own, at the most.
-    let pages = |length: u64| length.div_ceil(page) + 1;
-    let one: u64 = set.iter().map(|(_, file)| pages(file.content.expose().len() as u64) * page).sum();
+    let pages = |length: u64| length.div_ceil(PAGE) + 1;
+    let one: u64 = set.iter().map(|(_, file)| pages(file.content.expose().len() as u64) * PAGE).sum();
     (one * SETS + HEADROOM).next_multiple_of(64 * 1024)
 }
 

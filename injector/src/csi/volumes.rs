@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use coffer::engine::{Destination, Kept, Shared};
+use coffer::engine::{Destination, Kept};
 use coffer::push::Change;
 use coffer::spec::VolumeSpec;
 use coffer::status::{State, Status};
@@ -14,20 +14,11 @@ use tokio::sync::watch;
 use tonic::Code;
 
 use super::mounts::{self, Top};
-use super::refusal::Refusal;
 use super::tmpfs::Tmpfs;
 use crate::identity::Key;
+use crate::plan::Plan;
 use crate::pod::Pod;
-
-/// A volume as it is to be: what it holds, for whom, and under which identity it is fetched.
-pub(super) struct Plan {
-    pub(super) spec: VolumeSpec,
-    pub(super) pod: Pod,
-    /// As whom, and in which region where a reference names none.
-    pub(super) access: (Key, String),
-    /// What the engine needs for it, with the source of that identity.
-    pub(super) shared: Shared,
-}
+use crate::refusal::Refusal;
 
 /// What came of a volume that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +69,7 @@ impl Volumes {
         Self { slots: Mutex::default(), status, limit }
     }
 
-    /// Mounts the volume of `pod` at `target` if it is not, and has it be as `plan` says. `plan` is asked
+    /// Mounts the volume of `pod` at the resolved path `target` if it is not, and has it be as `plan` says. `plan` is asked
     /// for once it is this call's turn.
     ///
     /// What is mounted for the pod already stays whatever fails: a pod that runs keeps its files.
@@ -95,23 +86,22 @@ impl Volumes {
     where
         P: Future<Output = Result<Plan, Refusal>>,
     {
-        let target = resolved(target)?;
-        let slot = self.slot(&target);
+        let slot = self.slot(target);
         let busy = || Refusal::new(Code::Aborted, "another call for this volume is under way; the kubelet tries again");
         let mut leaving = slot.leaving.subscribe();
         let Ok(_turn) = slot.turn.try_lock() else { return Err(busy()) };
         let deadline = Instant::now() + limit;
         let work = async {
-            let standing = slot.stands(&target, pod)?;
+            let standing = slot.stands(target, pod)?;
             let done = match plan.await {
-                Ok(plan) => self.have(&slot, &target, plan, deadline).await,
+                Ok(plan) => self.have(&slot, target, plan, deadline).await,
                 Err(refusal) => Err(refusal),
             };
             match done {
                 Err(refusal) if standing => Ok(Published::Kept(refusal)),
                 Ok(Published::New) if standing => Ok(Published::Already),
                 Ok(published) => Ok(published),
-                Err(refusal) => Err(clear_failed(&target, pod, refusal)),
+                Err(refusal) => Err(clear_failed(target, pod, refusal)),
             }
         };
         tokio::select! {
@@ -121,13 +111,12 @@ impl Volumes {
         }
     }
 
-    /// Takes the volume at `target` away, whatever is left of it; which pod's it was, if that is known.
+    /// Takes the volume at the resolved path `target` away, whatever is left of it; which pod's it was, if that is known.
     ///
     /// # Errors
     /// When something stays mounted, or the folder cannot be removed.
     pub(super) async fn unpublish(&self, target: &Path) -> Result<Option<Pod>, Refusal> {
-        let Some(target) = parent_exists(target)? else { return Ok(None) };
-        let slot = self.slot(&target);
+        let slot = self.slot(target);
         slot.leaving.send_modify(|waiting| *waiting += 1);
         let turn = slot.turn.lock().await;
         slot.leaving.send_modify(|waiting| *waiting -= 1);
@@ -136,9 +125,9 @@ impl Volumes {
         if let Some(held) = held {
             held.kept.release().await;
         }
-        let gone = mounts::unmount_all(&target).and_then(|()| remove(&target));
+        let gone = mounts::unmount_all(target).and_then(|()| remove(target));
         drop(turn);
-        self.drop_if_unused(&target, slot);
+        self.drop_if_unused(target, slot);
         gone.map(|()| pod).map_err(|error| {
             Refusal::new(Code::Internal, format!("cannot take away {}: {error}", target.display()))
         })
@@ -158,8 +147,7 @@ impl Volumes {
 
     /// What keeps a mounted volume from being fresh, if anything.
     pub(super) fn trouble(&self, target: &Path) -> Option<Trouble> {
-        let target = mounts::resolve(target).ok()?;
-        let status = self.status.volume(&target)?;
+        let status = self.status.volume(target)?;
         status.references.into_iter().find_map(|known| match known.state {
             // Taken over a moment ago, and not looked at yet.
             State::Stale { code, .. } if code == "NotLookedAt" => None,
@@ -197,7 +185,7 @@ impl Volumes {
 
     /// Has the volume be as planned, in this call's turn.
     async fn have(&self, slot: &Slot, target: &Path, plan: Plan, deadline: Instant) -> Result<Published, Refusal> {
-        let Plan { mut spec, pod, access, shared } = plan;
+        let Plan { mut spec, pod, access, shared, .. } = plan;
         target.clone_into(&mut spec.path);
         let standing = slot.stands(target, &pod)?;
         let held = slot.held().clone();
@@ -258,14 +246,14 @@ impl Slot {
     }
 }
 
-fn resolved(target: &Path) -> Result<PathBuf, Refusal> {
+pub(super) fn resolved(target: &Path) -> Result<PathBuf, Refusal> {
     mounts::resolve(target).map_err(|error| {
         Refusal::new(Code::FailedPrecondition, format!("the folder above {} cannot be used: {error}", target.display()))
     })
 }
 
 /// The resolved path, if there is a folder that it could be in.
-fn parent_exists(target: &Path) -> Result<Option<PathBuf>, Refusal> {
+pub(super) fn parent_exists(target: &Path) -> Result<Option<PathBuf>, Refusal> {
     match mounts::resolve(target) {
         Ok(target) => Ok(Some(target)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -5,32 +5,38 @@
 //! `isFinalError`). It tries again after both.
 
 use coffer::engine::StartError;
-use coffer_runtime::aws::{AwsError, Class};
+use coffer_runtime::aws::Class;
 use tonic::{Code, Status};
 
 use crate::form::FormError;
+use crate::kubernetes::KubernetesError;
 
 /// A volume is not mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) code: Code,
+pub(crate) struct Refusal {
+    pub(crate) code: Code,
     /// What, for which reference, AWS's code and the fix.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 impl Refusal {
-    pub(super) fn new(code: Code, text: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
 
     /// What the pod's author wrote is wrong.
     #[expect(clippy::needless_pass_by_value, reason = "`map_err` passes by value")]
-    pub(super) fn invalid(error: impl ToString) -> Self {
+    pub(crate) fn invalid(error: impl ToString) -> Self {
         Self::new(Code::InvalidArgument, error.to_string())
     }
 
+    /// Something did not answer.
+    pub(crate) fn unavailable(text: impl Into<String>) -> Self {
+        Self::new(Code::Unavailable, text)
+    }
+
     /// Something is or may be mounted still.
-    pub(super) fn uncertain(self) -> Self {
+    pub(crate) fn uncertain(self) -> Self {
         Self { code: Code::Unavailable, ..self }
     }
 }
@@ -46,9 +52,15 @@ impl From<FormError> for Refusal {
     }
 }
 
-impl From<&AwsError> for Refusal {
-    fn from(error: &AwsError) -> Self {
-        Self::new(code(error.class), error.to_string())
+impl From<KubernetesError> for Refusal {
+    fn from(error: KubernetesError) -> Self {
+        let code = match &error {
+            error if error.is_outage() => Code::Unavailable,
+            KubernetesError::NotFound { .. } => Code::NotFound,
+            KubernetesError::Forbidden { .. } => Code::PermissionDenied,
+            _ => Code::FailedPrecondition,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
