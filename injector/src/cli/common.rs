@@ -28,7 +28,7 @@ pub(super) struct ProcessArguments {
     pub(super) listen: SocketAddr,
 
     /// How much to log: off, error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", env = "COFFER_LOG", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", env = "COFFER_LOG_LEVEL", default_value = "info")]
     pub(super) log_level: LogLevel,
 
     /// text or json
