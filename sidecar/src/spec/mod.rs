@@ -154,7 +154,7 @@ impl FileSpec {
                 text.push_str(&wanted.reference.to_string());
                 if let Some(select) = select {
                     text.push('#');
-                    text.push_str(select.as_str());
+                    text.push_str(&select.to_string());
                 }
                 if *format != Format::Raw {
                     text.push_str(&format!(" as {format}"));
@@ -164,7 +164,7 @@ impl FileSpec {
             }
             Content::Tls { wanted, select } => {
                 text.push_str(&wanted.reference.to_string());
-                text.push_str(&select.as_ref().map(|select| format!("#{}", select.as_str())).unwrap_or_default());
+                text.push_str(&select.as_ref().map(|select| format!("#{select}")).unwrap_or_default());
                 text.push_str(&format!(" as pem{}{}", self.naming.recipe(), wanted.access));
             }
             Content::Template { template, values } => {
