@@ -1,6 +1,7 @@
 //! What the tests start from: an AWS account of their own behind a fault proxy, a kubelet's end, and
 //! `coffer-injector csi` as it runs on a node.
 
+use std::fmt;
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,11 +40,17 @@ pub(crate) struct Driver {
 }
 
 /// What a file is, but for its content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Permissions {
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+}
+
+impl fmt::Debug for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o} {}:{}", self.mode, self.uid, self.gid)
+    }
 }
 
 impl Fixture {
