@@ -103,6 +103,9 @@ mod tests {
 
     #[test]
     fn mounts_in_it_are_seen_only_through_it() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
         let namespace = MountNamespace::new().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
