@@ -162,6 +162,11 @@ impl Fixture {
         self.pod("api", SEEDED)
     }
 
+    /// Publishes a volume as the kubelet does, who asks again after a failure.
+    pub(crate) async fn published(&self, volume: &PodVolume) -> Result<()> {
+        eventually(SOON, async || Ok(self.kubelet.publish(volume).await?)).await
+    }
+
     /// The permissions of what is at that path of a volume, its links followed.
     pub(crate) fn permissions(&self, volume: &PodVolume, path: &str) -> Result<Permissions> {
         let path = self.kubelet.volume(volume).join(path);

@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 use bed::{
     Fault, Rule, Service,
     csi::{POD_IDENTITY_AUDIENCE, PodVolume, STS_AUDIENCE, TokensIn},
-    eventually, web_identity_token,
+    web_identity_token,
 };
 use tonic::Code;
 
-use crate::fixture::{Fixture, NAMESPACE, NOT_FINAL, SEEDED, SOON, refused};
+use crate::fixture::{Fixture, NAMESPACE, NOT_FINAL, SEEDED, refused};
 
 /// Codes of a failure that AWS is the cause of.
 const OF_AWS: &[Code] = &[
@@ -66,9 +66,7 @@ async fn an_error_of_aws_is_told_with_its_code_the_reference_and_the_role() -> R
         fixture.ensure_nothing(&volume)?;
         // By itself, once it can be had.
         fixture.proxy.clear_fault(id);
-        eventually(SOON, async || Ok(fixture.kubelet.publish(&volume).await?))
-            .await
-            .with_context(|| name.to_owned())?;
+        fixture.published(&volume).await.with_context(|| name.to_owned())?;
         fixture.ensure_seeded(&volume)?;
     }
     driver.ensure_serves().await
