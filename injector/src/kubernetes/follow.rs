@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::object::NameParts;
 use super::{KubernetesError, ObjectName, Verb};
 
 /// How long the API server is asked to keep a watch open.
@@ -37,13 +38,13 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (state, receiver) = watch::channel(None);
-    let object = ObjectName {
+    let object = ObjectName::trusted(NameParts {
         kind: K::kind(&()).into_owned(),
         group: K::group(&()).into_owned(),
         resource: K::plural(&()).into_owned(),
         namespace: api.namespace().unwrap_or_default().to_owned(),
         name: name.to_owned(),
-    };
+    });
     let follower = Follower { api, object, state, answered: false };
     tokio::spawn(follower.run());
     receiver
@@ -78,11 +79,8 @@ where
                         tracing::info!("following {} again", self.object);
                         failures = 0;
                     }
-                    match self.watch(version).await {
-                        // Too old a version: what there is now has to be listed.
-                        Ok(()) => None,
-                        Err(error) => Some(error),
-                    }
+                    // It ends well with too old a version: what there is now has to be listed.
+                    self.watch(version).await.err()
                 }
                 Err(error) => Some(error),
             };

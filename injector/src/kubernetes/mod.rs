@@ -29,7 +29,7 @@ pub use self::class::{Class, SecretKey, SecretObject};
 pub use self::error::{KubernetesError, Verb};
 pub use self::events::Events;
 pub use self::follow::follow;
-pub use self::object::ObjectName;
+pub use self::object::{NameParts, ObjectName};
 pub use self::pod_status::PodStatus;
 use self::requests::Requests;
 pub use self::secret_sync::{SecretSync, SyncError};
