@@ -17,7 +17,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OnceCell, watch};
 use tower_service::Service;
 
 /// Longer than anything takes that should come about at once, on a slow and busy machine.
@@ -203,5 +204,53 @@ impl Service<Request<Body>> for Watched {
             }
             client.send(request).await
         })
+    }
+}
+
+/// A way to the API server that can be cut, open connections and all.
+pub(crate) struct Line {
+    kubeconfig: PathBuf,
+    cut: watch::Sender<bool>,
+    _folder: TempDir,
+}
+
+impl Line {
+    pub(crate) async fn start(plane: &ControlPlane) -> Result<Self> {
+        let folder = TempDir::new()?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let server = plane.api().url().trim_start_matches("https://").to_owned();
+        let mut config: Value = serde_json::from_slice(&std::fs::read(kubeconfig(plane))?)?;
+        let cluster = &mut config["clusters"][0]["cluster"];
+        cluster["server"] = json!(format!("https://{}", listener.local_addr()?));
+        cluster["tls-server-name"] = json!("localhost");
+        let kubeconfig = folder.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, config.to_string())?;
+        let (cut, is_cut) = watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (server, mut is_cut) = (server.clone(), is_cut.clone());
+                tokio::spawn(async move {
+                    let through = async {
+                        let mut far = TcpStream::connect(server).await?;
+                        tokio::io::copy_bidirectional(&mut near, &mut far).await
+                    };
+                    tokio::select! {
+                        _ = is_cut.wait_for(|cut| *cut) => {}
+                        _ = through => {}
+                    }
+                });
+            }
+        });
+        Ok(Self { kubeconfig, cut, _folder: folder })
+    }
+
+    /// The administrator's, over this line.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Cuts it, or mends it.
+    pub(crate) fn cut(&self, cut: bool) {
+        self.cut.send_replace(cut);
     }
 }

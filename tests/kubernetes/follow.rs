@@ -1,6 +1,7 @@
 //! One object, followed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bed::{ControlPlane, ControlPlaneOptions};
@@ -9,9 +10,9 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use serde_json::json;
 use tokio::sync::watch::Receiver;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::fixture::{Namespace, SOON, kubeconfig};
+use crate::fixture::{Line, Namespace, SOON, kubeconfig};
 
 type Followed = Receiver<Option<Arc<ConfigMap>>>;
 
@@ -49,26 +50,33 @@ async fn an_object_is_followed_from_before_it_is_until_it_is_no_more() -> Result
 
 #[tokio::test]
 async fn an_outage_changes_nothing_and_what_came_in_it_is_seen_after() -> Result<()> {
-    let mut plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
-    let path = "/api/v1/namespaces/default/configmaps";
+    let test = Namespace::new().await?;
     let map = |text: &str| json!({"metadata": {"name": "rotations"}, "data": {"a": text}});
-    plane.api().create(path, &map("1")).await?;
-    let kubernetes = Kubernetes::connect(Some(&kubeconfig(&plane))).await?.context("not connected")?;
-    let mut followed = follow(Api::namespaced(kubernetes.client(), "default"), "rotations");
+    test.create("configmaps", &map("1")).await?;
+    let line = Line::start(test.plane).await?;
+    let kubernetes = Kubernetes::connect(Some(line.kubeconfig())).await?.context("not connected")?;
+    let mut followed = follow(Api::namespaced(kubernetes.client(), &test.name), "rotations");
     becomes(&mut followed, Some("1")).await?;
     followed.borrow_and_update();
-    plane.restart_api_server().await?;
+    line.cut(true);
+    test.replace("configmaps", "rotations", &map("2")).await?;
+    sleep(Duration::from_secs(1)).await;
     ensure!(!followed.has_changed()?, "the outage itself is no change");
-    plane.api().replace(&format!("{path}/rotations"), &map("2")).await?;
-    becomes(&mut followed, Some("2")).await?;
+    ensure!(followed.borrow().is_some());
+    line.cut(false);
+    becomes(&mut followed, Some("2")).await
+}
 
-    // This one has none of the kinds of the Secrets Store CSI driver.
+#[tokio::test]
+async fn a_kind_that_is_not_installed_is_named() -> Result<()> {
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
+    let kubernetes = Kubernetes::connect(Some(&kubeconfig(&plane))).await?.context("not connected")?;
     let error = kubernetes.class("default", "app").await.unwrap_err();
     ensure!(matches!(error, KubernetesError::NoSuchKind { .. }), "{error}");
     let text = "the API server does not know secretproviderclasses.secrets-store.csi.x-k8s.io (SecretProviderClass \
                 default/app): install its CustomResourceDefinition (deploy/csi/crds)";
     ensure!(error.to_string() == text, "{error}");
-    plane.stop().await
+    Ok(())
 }
 
 #[tokio::test]
