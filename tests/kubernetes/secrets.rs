@@ -116,6 +116,29 @@ async fn owners_are_added_and_a_pod_without_any_owns_it_itself() -> Result<()> {
 }
 
 #[tokio::test]
+async fn nodes_that_come_at_once_lose_no_owner() -> Result<()> {
+    let test = Namespace::new().await?;
+    let class = class(&test, "db", "Opaque", &[("password", "db")]);
+    let mut publishing = Vec::new();
+    for number in 0..4 {
+        let pod = test.pod(&format!("app-{number}"), &json!([])).await?;
+        // A node each.
+        let (sync, class) = (SecretSync::new(&test.kubernetes, &Events::none())?, class.clone());
+        let task = async move { (pod.uid.clone(), publish(&sync, &pod, &class, &[("db", VALUE)]).await) };
+        publishing.push(tokio::spawn(task));
+    }
+    let mut uids = Vec::new();
+    for published in publishing {
+        let (uid, failed) = published.await?;
+        ensure!(failed.is_empty(), "{failed:?}");
+        uids.push(uid);
+    }
+    let owners = test.get("secrets", "db").await?["metadata"]["ownerReferences"].clone();
+    ensure!(uids.iter().all(|uid| owners.to_string().contains(uid)), "{owners} and not {uids:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_secrets_of_others_are_not_touched() -> Result<()> {
     let test = Namespace::new().await?;
     let pod = test.pod("app", &json!([])).await?;

@@ -2,6 +2,7 @@
 
 mod limiter;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -84,6 +85,12 @@ impl Events {
         if queue.try_send(event(source, kind, pod, reason, message, Timestamp::now())).is_err() {
             tracing::debug!("too many events: one on pod {pod} is left out");
         }
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
     }
 }
 

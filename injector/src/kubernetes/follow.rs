@@ -45,7 +45,7 @@ where
         namespace: api.namespace().unwrap_or_default().to_owned(),
         name: name.to_owned(),
     });
-    let follower = Follower { api, object, state, answered: false };
+    let follower = Follower { api, object, state, answered: false, failures: 0 };
     tokio::spawn(follower.run());
     receiver
 }
@@ -56,6 +56,8 @@ struct Follower<K> {
     state: watch::Sender<Option<Arc<K>>>,
     /// Whether the API has ever answered.
     answered: bool,
+    /// How often it failed since a watch last began.
+    failures: u32,
 }
 
 impl<K> Follower<K>
@@ -71,26 +73,19 @@ where
     }
 
     async fn follow(&mut self) {
-        let mut failures: u32 = 0;
         loop {
-            let error = match self.list().await {
-                Ok(version) => {
-                    if failures > 0 {
-                        tracing::info!("following {} again", self.object);
-                        failures = 0;
-                    }
-                    // It ends well with too old a version: what there is now has to be listed.
-                    self.watch(version).await.err()
-                }
-                Err(error) => Some(error),
+            // A watch ends well with too old a version: what there is now has to be listed.
+            let followed = match self.list().await {
+                Ok(version) => self.watch(version).await,
+                Err(error) => Err(error),
             };
-            let Some(error) = error else { continue };
+            let Err(error) = followed else { continue };
             // Once for each outage.
-            if failures == 0 {
+            if self.failures == 0 {
                 tracing::warn!("{error}; the last known state of {} stays", self.object);
             }
-            let pause = PAUSE.saturating_mul(1 << failures.min(6)).min(PAUSE_MAX);
-            failures = failures.saturating_add(1);
+            let pause = PAUSE.saturating_mul(1 << self.failures.min(6)).min(PAUSE_MAX);
+            self.failures = self.failures.saturating_add(1);
             sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
         }
     }
@@ -119,6 +114,9 @@ where
                 Ok(Err(error)) => return Err(KubernetesError::read(Verb::Watch, &self.object, error)),
                 Err(_) => return Err(KubernetesError::timeout(Verb::Watch, &self.object, ANSWER)),
             };
+            if std::mem::take(&mut self.failures) > 0 {
+                tracing::info!("following {} again", self.object);
+            }
             let mut events = pin!(events);
             // However it ends, by the server's clock, by silence or by a cut, it goes on from the last version; a
             // server that is away shows when the next one is to begin.

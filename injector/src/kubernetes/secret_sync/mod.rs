@@ -13,6 +13,7 @@ mod plan;
 mod stored;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -101,6 +102,12 @@ impl SecretSync {
             }
             failed
         }
+    }
+}
+
+impl fmt::Debug for SecretSync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretSync").finish_non_exhaustive()
     }
 }
 

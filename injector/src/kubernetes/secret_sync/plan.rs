@@ -149,9 +149,9 @@ fn tls<'a>(object: &ObjectName, entries: &Entries<'a>) -> Result<(TlsFiles, Vec<
     let mut from = vec![*crt_file, *key_file];
     from.dedup();
     let failed = |problem: String| SyncError::Tls { secret: object.clone(), files: names(&from), problem };
-    if [crt, key].iter().any(|content| is_pkcs12(content.expose())) {
-        let problem =
-            "it is a PKCS#12 file: store the certificate and its key as PEM (`openssl pkcs12 -in FILE -nodes`)";
+    if [crt, key].iter().any(|content| is_der(content.expose())) {
+        let problem = "it is DER, such as a PKCS#12 file, and no PEM: store the certificate and its key as PEM (`openssl \
+                       pkcs12 -in FILE -nodes` writes both)";
         return Err(failed(problem.to_owned()));
     }
     let both = if from.len() == 1 {
@@ -171,8 +171,8 @@ fn names(files: &[&str]) -> String {
     files.iter().map(|file| format!("`{file}`")).collect::<Vec<_>>().join(" and ")
 }
 
-/// PKCS#12 as bytes (a DER sequence), or as base64 of them.
-fn is_pkcs12(content: &[u8]) -> bool {
+/// PKCS#12, like all DER, as bytes (a sequence) or as base64 of them.
+fn is_der(content: &[u8]) -> bool {
     content.starts_with(&[0x30, 0x82]) || content.starts_with(&[0x30, 0x80]) || content.trim_ascii().starts_with(b"MI")
 }
 
@@ -354,7 +354,7 @@ pub(super) mod tests {
             let files = [("pfx", &content)].into_iter().collect();
             let class = class(&[("app", TLS, &[("tls.crt", "pfx"), ("tls.key", "pfx")])]);
             let error = plan(&class, &files).remove(0).map(|_| ()).unwrap_err().to_string();
-            assert!(error.contains("of `pfx`: it is a PKCS#12 file: store"), "{error}");
+            assert!(error.contains("of `pfx`: it is DER, such as a PKCS#12 file, and no PEM: store"), "{error}");
         }
     }
 
