@@ -19,10 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Failed;
-use super::common::{FetchArguments, ProcessArguments};
-
-/// How long requests may take after the end was called.
-const GRACE: Duration = Duration::from_secs(5);
+use super::common::{FetchArguments, GRACE, ProcessArguments};
 
 /// Mount secrets as volumes of pods, on one node
 ///
@@ -168,9 +165,8 @@ impl Csi {
         }
         // Tokens of every pod of the node pass here: for the kubelet, and for nobody else.
         let access = Access { mode: Mode::default(), owner: None, group: None, peers: Some(Peers::root_and_own()) };
-        let open = |address: &Address| {
-            Socket::open(address, &access, &mut Inherited::default()).map_err(Failed::at_run_time)
-        };
+        let open =
+            |address: &Address| Socket::open(address, &access, &mut Inherited::default()).map_err(Failed::at_run_time);
         let csi = open(&endpoint)?;
         let registration = match self.no_registration {
             true => None,
