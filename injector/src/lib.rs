@@ -9,6 +9,7 @@
 pub mod class;
 pub mod kubernetes;
 pub mod lease;
+pub mod notifier;
 pub mod pod;
 pub mod proto;
 pub mod rotations;
