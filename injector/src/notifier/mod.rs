@@ -18,7 +18,7 @@ use std::time::Duration;
 use coffer::push::{self, PushHandle};
 use coffer::spec::PushSpec;
 use coffer_runtime::aws::{Aws, Credentials};
-use coffer_runtime::telemetry::Calls;
+use coffer_runtime::telemetry::{Calls, Readiness};
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -89,13 +89,14 @@ impl Notifier {
 
     /// Whether it does its part: it leads, or sees who does. The queue is another matter, told in the metrics
     /// and the log: a restart would not mend it.
-    pub fn readiness(&self) -> impl Fn() -> Result<(), String> + Send + Sync + use<> {
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
         let standing = self.candidate.standing();
-        move || match &*standing.borrow() {
+        Arc::new(move || match &*standing.borrow() {
             Standing::Leading | Standing::StandingBy => Ok(()),
             Standing::Starting => Err("the lease has not been seen yet".to_owned()),
             Standing::Failing(error) => Err(error.to_string()),
-        }
+        })
     }
 
     /// Reads the queue whenever it leads, until `shutdown` says true; then it ends what is under way and gives
