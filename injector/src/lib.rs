@@ -7,9 +7,14 @@
 //! ```
 
 pub mod class;
+pub mod csi;
+pub mod form;
+pub mod identity;
 pub mod kubernetes;
 pub mod lease;
 pub mod notifier;
+mod plan;
 pub mod pod;
 pub mod proto;
+mod refusal;
 pub mod rotations;

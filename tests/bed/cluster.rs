@@ -125,6 +125,11 @@ impl ControlPlane {
         &self.etcd
     }
 
+    /// How a program reaches it as an administrator.
+    pub fn kubeconfig(&self) -> &Path {
+        self.credentials.kubeconfig()
+    }
+
     /// Where it keeps its files: data, logs, and what a test puts there.
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -6,20 +6,7 @@ use std::path::PathBuf;
 
 use kube::core::Status;
 
-/// An object of the API, as an error names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectName {
-    /// Its kind, such as `ConfigMap`.
-    pub kind: String,
-    /// Its API group; empty for the core one.
-    pub group: String,
-    /// What its kind is called in paths and in RBAC, such as `configmaps`.
-    pub resource: String,
-    /// Its namespace; empty for one that has none.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
+use super::ObjectName;
 
 /// What was to be done with an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +51,14 @@ pub enum KubernetesError {
     NoApi {
         /// What was wanted.
         object: String,
+    },
+    /// A name that no object can have.
+    #[error(
+        "{object} cannot exist: a name has lower-case letters, digits, `-` and `.`, at most 253 of them, and begins and ends with a letter or digit"
+    )]
+    BadName {
+        /// The object that was asked for.
+        object: ObjectName,
     },
     /// There is no such object.
     #[error("{object} does not exist: create it, or correct the name")]
@@ -135,6 +130,12 @@ pub enum KubernetesError {
         /// In the API server's words.
         message: String,
     },
+    /// A read ended without an answer, by a fault of this program.
+    #[error("the read of {object} was interrupted; it is tried again")]
+    Interrupted {
+        /// Namespace and name of the object.
+        object: String,
+    },
     /// The object is there and is not what it should be.
     #[error("{object} cannot be used: {problem}")]
     Malformed {
@@ -189,15 +190,10 @@ impl KubernetesError {
     /// Whether it says something about the way to the API and nothing about the object.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Unauthorized { .. } | Self::NoApi { .. })
-    }
-}
-
-impl fmt::Display for ObjectName {
-    /// `KIND NAMESPACE/NAME`, or `KIND NAME`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, namespace, name, .. } = self;
-        if namespace.is_empty() { write!(f, "{kind} {name}") } else { write!(f, "{kind} {namespace}/{name}") }
+        matches!(
+            self,
+            Self::Unavailable { .. } | Self::Unauthorized { .. } | Self::NoApi { .. } | Self::Interrupted { .. }
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::error::{KubernetesError, ObjectName, Verb};
+use super::{KubernetesError, ObjectName, Verb};
 
 /// How long the API server is asked to keep a watch open.
 const WATCH: Duration = Duration::from_secs(240);
