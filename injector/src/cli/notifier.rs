@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use coffer::identity::Identities;
 use coffer::spec::{PushSpec, QueueUrl, RoleStep};
+use coffer_injector::kubernetes::Kubernetes;
 use coffer_injector::notifier::{Events, Notifier, Objects};
 use coffer_injector::rotations::DEFAULT_NAME;
 use coffer_runtime::VERSION;
@@ -77,7 +78,8 @@ impl Notify {
     async fn serve(&self) -> Result<(), Failed> {
         let mut termination = Termination::listen().map_err(Failed::at_run_time)?;
         let http = self.process.listener().await?;
-        let Some(kubernetes) = self.process.kubernetes().await? else {
+        let connected = Kubernetes::connect(self.process.kubeconfig.as_deref()).await.map_err(Failed::usage)?;
+        let Some(kubernetes) = connected else {
             let fix = "run in a pod with a service account, or with `--kubeconfig FILE`";
             return Err(Failed::usage(format!("there is no Kubernetes API here to tell the nodes by: {fix}")));
         };

@@ -42,15 +42,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// after that what is new. RBAC: `list` and `watch` of that one ConfigMap.
 pub async fn follow(
     client: Client,
-    namespace: &str,
-    name: &str,
+    namespace: String,
+    name: String,
     on_changes: impl Fn(Vec<Change>) + Send,
 ) -> Infallible {
-    let api = Api::<ConfigMap>::namespaced(client, namespace);
+    let api = Api::<ConfigMap>::namespaced(client, &namespace);
     let mut follower = Follower::default();
     let mut unreadable = None;
     loop {
-        let mut states = kubernetes::follow(api.clone(), name);
+        let mut states = kubernetes::follow(api.clone(), &name);
         while states.changed().await.is_ok() {
             let Some(object) = states.borrow_and_update().clone() else { continue };
             match object.data.as_ref().map_or_else(|| Ok(Rotations::default()), Rotations::read) {
@@ -82,6 +82,6 @@ mod tests {
     #[test]
     fn following_can_be_a_task_of_its_own() {
         fn spawnable<T: Send>(_: &T) {}
-        let _ = |client: Client| spawnable(&follow(client, "namespace", "name", drop));
+        let _ = |client: Client| spawnable(&follow(client, "namespace".to_owned(), "name".to_owned(), drop));
     }
 }
