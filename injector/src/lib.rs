@@ -8,6 +8,7 @@
 
 pub mod class;
 pub mod csi;
+mod deadline;
 pub mod form;
 pub mod identity;
 pub mod kubernetes;
@@ -16,5 +17,6 @@ pub mod notifier;
 mod plan;
 pub mod pod;
 pub mod proto;
+pub mod provider;
 mod refusal;
 pub mod rotations;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use coffer::engine::{Shared, Told};
 use coffer::file::{Mode, Owner};
@@ -116,6 +116,11 @@ impl Planner {
         self.plan(pod, wanted, passed, None)
     }
 
+    /// When the first credentials of all identities end.
+    pub(crate) fn first_expiry(&self) -> Option<SystemTime> {
+        self.identities.expiries().into_iter().filter_map(|(_, ends)| ends).min()
+    }
+
     fn plan(&self, pod: Pod, wanted: Wanted, passed: Passed<'_>, told: Option<Told>) -> Result<Plan, Refusal> {
         let Wanted { spec, region, kind, class } = wanted;
         let key = Key { namespace: pod.namespace.clone(), service_account: pod.service_account.clone(), kind };
@@ -169,7 +174,8 @@ impl Planner {
         let class = api.class(&pod.namespace, &name).await?;
         if class.provider != "aws" {
             let provider = class.provider.escape_debug();
-            let text = format!("the SecretProviderClass `{name}` is for the provider `{provider}`, and this driver is `aws`");
+            let text =
+                format!("the SecretProviderClass `{name}` is for the provider `{provider}`, and this driver is `aws`");
             return Err(Refusal::new(Code::FailedPrecondition, text));
         }
         let mut parameters = class.parameters.clone();
@@ -260,7 +266,9 @@ impl Planner {
 fn read_list(file: &str, text: &str, target: &Path, refresh: Duration) -> Result<VolumeSpec, Refusal> {
     if text.len() > LIST_MAX {
         let length = text.len();
-        return Err(Refusal::invalid(format!("`{file}` holds {length} bytes, and {LIST_MAX} are the most for a list of files")));
+        return Err(Refusal::invalid(format!(
+            "`{file}` holds {length} bytes, and {LIST_MAX} are the most for a list of files"
+        )));
     }
     // One sentence for an event, also where there are several mistakes.
     VolumeSpec::parse(file, text, target, refresh)

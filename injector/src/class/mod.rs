@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 
 use coffer::file::Mode;
 use coffer::spec::FileSpec;
+use coffer_runtime::aws::AddressType;
 
 pub use self::error::{ClassError, Object};
 pub use self::lint::Lint;
@@ -50,18 +51,6 @@ pub struct Parameters {
     pod_identity: bool,
     address_type: AddressType,
     unknown: Vec<String>,
-}
-
-/// Which address of the Pod Identity agent is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AddressType {
-    /// IPv4, then IPv6.
-    #[default]
-    Auto,
-    /// IPv4 only.
-    Ipv4,
-    /// IPv6 only.
-    Ipv6,
 }
 
 /// The files of a class, and what its author should know.
@@ -97,7 +86,9 @@ impl Parameters {
             failover_region,
             translation: text("pathTranslation").cloned().unwrap_or_default(),
             pod_identity,
-            address_type: text("preferredAddressType").map_or(AddressType::Auto, |text| AddressType::of(text)),
+            address_type: text("preferredAddressType")
+                .and_then(|text| text.to_ascii_lowercase().parse().ok())
+                .unwrap_or_default(),
             unknown: attributes.keys().filter(|key| !is_foreign(key)).cloned().collect(),
         })
     }
@@ -158,17 +149,6 @@ impl Parameters {
             )
         };
         self.unknown.iter().map(lint).collect()
-    }
-}
-
-impl AddressType {
-    /// What is no address type is the default, as there (credential_provider/pod_identity_credential_provider.go).
-    fn of(text: &str) -> Self {
-        match text.to_lowercase().as_str() {
-            "ipv4" => Self::Ipv4,
-            "ipv6" => Self::Ipv6,
-            _ => Self::Auto,
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod common;
 mod csi;
 mod notifier;
+mod provider;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ Exit codes: 0 done, 1 failed at run time, 2 wrong use or configuration.";
 enum Command {
     Csi(Box<csi::Csi>),
     Notifier(Box<notifier::Notify>),
+    Provider(Box<provider::ProviderCommand>),
 }
 
 impl Arguments {
@@ -42,6 +44,7 @@ impl Arguments {
         match self.command {
             Command::Csi(csi) => csi.run().into(),
             Command::Notifier(notifier) => notifier.run().into(),
+            Command::Provider(provider) => provider.run().into(),
         }
     }
 }
