@@ -88,7 +88,8 @@ impl Notify {
         let identity = events.credentials.label().to_owned();
         let objects =
             Objects { namespace: self.namespace.clone(), rotations: self.object.clone(), lease: self.lease.clone() };
-        let notifier = Arc::new(Notifier::new(kubernetes.client(), &objects, &self.identity, events));
+        let notifier = Notifier::new(kubernetes.client(), &objects, &self.identity, events).map_err(Failed::usage)?;
+        let notifier = Arc::new(notifier);
         tracing::info!(
             queue = self.queue.as_str(),
             region,

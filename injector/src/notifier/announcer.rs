@@ -7,7 +7,7 @@ use coffer::push::{Change, NotKept};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -43,16 +43,10 @@ struct State {
 }
 
 impl Announcer {
-    pub(super) fn new(client: Client, namespace: &str, name: &str, metrics: Metrics) -> Self {
-        let object = ObjectName {
-            kind: ConfigMap::kind(&()).into_owned(),
-            group: ConfigMap::group(&()).into_owned(),
-            resource: ConfigMap::plural(&()).into_owned(),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
+    pub(super) fn new(client: Client, namespace: &str, name: &str, metrics: Metrics) -> Result<Self, KubernetesError> {
+        let object = ObjectName::of::<ConfigMap>(namespace, name)?;
         let (busy, _) = watch::channel(false);
-        Self { api: Api::namespaced(client, namespace), object, metrics, state: Mutex::default(), busy }
+        Ok(Self { api: Api::namespaced(client, namespace), object, metrics, state: Mutex::default(), busy })
     }
 
     /// Reads the object anew at the next write: meanwhile another has written.

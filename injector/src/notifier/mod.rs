@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use self::announcer::Announcer;
 use self::metrics::Metrics;
+use crate::kubernetes::KubernetesError;
 use crate::lease::{Candidate, Standing};
 
 /// How long what is under way at the end may take.
@@ -69,13 +70,15 @@ pub struct Notifier {
 
 impl Notifier {
     /// Nothing is asked yet. `name` is what the lease shows of its holder: the pod's name.
-    #[must_use]
-    pub fn new(client: Client, objects: &Objects, name: &str, events: Events) -> Self {
+    ///
+    /// # Errors
+    /// When one of the objects, or the namespace, cannot be called so.
+    pub fn new(client: Client, objects: &Objects, name: &str, events: Events) -> Result<Self, KubernetesError> {
         let metrics = Metrics::default();
-        let candidate = Candidate::new(client.clone(), &objects.namespace, &objects.lease, name);
-        let announcer = Announcer::new(client, &objects.namespace, &objects.rotations, metrics.clone());
+        let candidate = Candidate::new(client.clone(), &objects.namespace, &objects.lease, name)?;
+        let announcer = Announcer::new(client, &objects.namespace, &objects.rotations, metrics.clone())?;
         let status = PushHandle::new(events.queue.queue.as_str());
-        Self { events, status, candidate, announcer, metrics }
+        Ok(Self { events, status, candidate, announcer, metrics })
     }
 
     /// Its metrics.
