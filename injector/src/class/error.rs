@@ -254,14 +254,13 @@ pub enum ClassError {
     },
     /// An object stands there twice.
     #[error(
-        "found descriptor with duplicate object name {name}, {}, and {}; {object} and {other} would be one file: give each an \
+        "found descriptor with duplicate object name {}, {}, and {}; {object} and {other} would be one file: give each an \
          `objectAlias` of its own",
+        object.name,
         alias.as_ref().map_or_else(|| "no object alias".to_owned(), |alias| format!("duplicate object alias {alias}")),
         label.as_ref().map_or_else(|| "no version label".to_owned(), |label| format!("duplicate version label {label}"))
     )]
     Twice {
-        /// The name of both.
-        name: String,
         /// The alias of both.
         alias: Option<String>,
         /// The label of both.
@@ -304,7 +303,7 @@ pub enum ClassError {
         /// The object.
         object: Object,
         /// What is wrong with it.
-        cause: SelectorError,
+        cause: Box<SelectorError>,
     },
     /// A file cannot have this name.
     #[error("{object}: the file cannot be called `{file}`: {cause}; give it another `objectAlias`")]
@@ -330,7 +329,8 @@ pub enum ClassError {
     },
     /// The file of one object is a folder of another's.
     #[error(
-        "{object} is the file `{file}` and {other} the file `{taken}`, which is a folder of the other: rename one by `objectAlias`"
+        "{object} is the file `{file}` and {other} the file `{taken}`, where one is a folder of the other: rename one by \
+         `objectAlias`"
     )]
     Folder {
         /// The later one.

@@ -7,7 +7,7 @@ use coffer::render::{Format, Selector};
 use coffer::spec::{Access, Content, Failover, FileSpec, Naming, Wanted};
 
 use super::error::{ClassError, Object};
-use super::lint::Lint;
+use super::lint::Lints;
 use super::object::{ClassObject, Permission};
 use super::reference::{Store, reference};
 use super::rules::{Checked, Regions};
@@ -54,7 +54,7 @@ pub(super) fn make(
     translation: Translation,
     regions: Regions<'_>,
     default_mode: Mode,
-    lints: &mut Vec<Lint>,
+    lints: &mut Lints,
 ) -> Result<Vec<FileSpec>, ClassError> {
     let mut making = Making { files: Vec::new(), owners: Vec::new(), taken: HashMap::new(), lints };
     for Checked { object, store } in objects {
@@ -63,8 +63,10 @@ pub(super) fn make(
         let whole = Content::Value { wanted: wanted.clone(), select: None, format: Format::Raw };
         making.add(object, &translation.file_of(object), whole, mode)?;
         for path in &object.paths {
-            let select = Selector::strings_only(&path.path, &shown(&object.name), &shown(&path.alias))
-                .map_err(|cause| ClassError::JmesPath { path: shown(&path.path), object: object.shown(), cause })?;
+            let select =
+                Selector::strings_only(&path.path, &shown(&object.name), &shown(&path.alias)).map_err(|cause| {
+                    ClassError::JmesPath { path: shown(&path.path), object: object.shown(), cause: cause.into() }
+                })?;
             let mode = making.mode(object, &path.permission, mode);
             let part = Content::Value { wanted: wanted.clone(), select: Some(select), format: Format::Raw };
             making.add(object, &translation.apply(&path.alias), part, mode)?;
@@ -80,7 +82,7 @@ struct Making<'l> {
     owners: Vec<Object>,
     /// Names that are taken, and the folders that they lie in: the file each stands for.
     taken: HashMap<String, Taken>,
-    lints: &'l mut Vec<Lint>,
+    lints: &'l mut Lints,
 }
 
 enum Taken {
@@ -97,13 +99,13 @@ impl Making<'_> {
         if store == Store::Secrets && !version.is_empty() && !label.is_empty() {
             let text =
                 "`objectVersionLabel` does nothing beside `objectVersion`, which says the version already: keep one";
-            self.lints.push(Lint::new(object.shown(), text));
+            self.lints.add(object.shown(), text);
         }
         let other = match regions.failover {
             Some(_) if failover.name.is_empty() && name.starts_with("arn:") => {
                 let text = "an ARN is of one region, and `failoverRegion` does nothing for it: add a `failoverObject` with the ARN \
                             of the other";
-                self.lints.push(Lint::new(object.shown(), text));
+                self.lints.add(object.shown(), text);
                 None
             }
             Some(region) => {
@@ -117,7 +119,7 @@ impl Making<'_> {
                 if !failover.version.is_empty() || !failover.label.is_empty() {
                     let text =
                         "`failoverObject` does nothing without the parameter `failoverRegion`: add it, or remove both";
-                    self.lints.push(Lint::new(object.shown(), text));
+                    self.lints.add(object.shown(), text);
                 }
                 None
             }
@@ -135,7 +137,7 @@ impl Making<'_> {
                 permission.read,
                 bits & 0o777
             );
-            self.lints.push(Lint::new(object.shown(), text));
+            self.lints.add(object.shown(), text);
         }
         Mode::new(bits & 0o777).unwrap_or(default)
     }
@@ -151,7 +153,7 @@ impl Making<'_> {
         match self.taken.get(name) {
             Some(Taken::File(other)) if self.files[*other] == spec => {
                 let text = format!("it is the file `{shown_name}` of {} once more: remove one", self.owners[*other]);
-                self.lints.push(Lint::new(object.shown(), text));
+                self.lints.add(object.shown(), text);
                 return Ok(());
             }
             Some(Taken::File(other)) => {
@@ -170,7 +172,7 @@ impl Making<'_> {
         if name.contains('"') {
             let text =
                 format!("the quotes are part of the file's name, `{shown_name}`: remove them from `objectAlias`");
-            self.lints.push(Lint::new(object.shown(), text));
+            self.lints.add(object.shown(), text);
         }
         let at = self.files.len();
         for folder in folders {
@@ -203,7 +205,7 @@ impl Making<'_> {
                          back with both",
                         later.number
                     );
-                    self.lints.push(Lint::new(object.shown(), text));
+                    self.lints.add(object.shown(), text);
                 }
             }
         }

@@ -11,9 +11,34 @@ pub struct Lint {
     pub text: String,
 }
 
-impl Lint {
-    pub(super) fn new(place: impl fmt::Display, text: impl Into<String>) -> Self {
-        Self { place: place.to_string(), text: text.into() }
+/// The warnings about one class; a text can be made to deserve more than anyone would read.
+#[derive(Debug, Default)]
+pub(super) struct Lints {
+    told: Vec<Lint>,
+    untold: usize,
+}
+
+impl Lints {
+    const MOST: usize = 50;
+
+    pub(super) fn add(&mut self, place: impl fmt::Display, text: impl Into<String>) {
+        self.add_with(place, || text.into());
+    }
+
+    /// Finds the words only where there is room for them.
+    pub(super) fn add_with(&mut self, place: impl fmt::Display, text: impl FnOnce() -> String) {
+        match self.told.len() < Self::MOST {
+            true => self.told.push(Lint { place: place.to_string(), text: text() }),
+            false => self.untold += 1,
+        }
+    }
+
+    pub(super) fn into_told(mut self) -> Vec<Lint> {
+        if self.untold > 0 {
+            let text = format!("{} more warnings are not told: mend those above first", self.untold);
+            self.told.push(Lint { place: "objects".to_owned(), text });
+        }
+        self.told
     }
 }
 

@@ -160,7 +160,8 @@ fn tell_of_missing_files(spec: &Node, files: &[String], lints: &mut Vec<Lint>) {
             };
             let secret = secret.get("secretName").and_then(|name| name.text()).unwrap_or_default();
             let place = format!("secretObjects (`{}`)", shown(&secret));
-            lints.push(Lint::new(place, format!("no file of this class is called `{}`: {fix}", shown(&name))));
+            let text = format!("no file of this class is called `{}`: {fix}", shown(&name));
+            lints.push(Lint { place, text });
         }
     }
 }

@@ -29,7 +29,7 @@ use coffer_runtime::aws::AddressType;
 
 pub use self::error::{ClassError, Object};
 pub use self::lint::Lint;
-use self::lint::nearest;
+use self::lint::{Lints, nearest};
 use self::object::Objects;
 pub use self::yaml::{Fault, Place};
 
@@ -117,12 +117,11 @@ impl Parameters {
         refuse_same(region, self.failover_region.as_deref())?;
         let translation = files::Translation::read(&self.translation)?;
         let Objects { entries, mut lints } = Objects::read(&self.objects)?;
+        self.tell_of_parameters(&mut lints);
         let regions = rules::Regions { primary: region, failover: self.failover_region.as_deref() };
         let objects = rules::check(entries, translation, regions)?;
         let files = files::make(&objects, translation, regions, default_mode, &mut lints)?;
-        let mut all = self.parameter_lints();
-        all.append(&mut lints);
-        Ok(ClassFiles { files, lints: all })
+        Ok(ClassFiles { files, lints: lints.into_told() })
     }
 
     /// [`Self::files`] without a node: where the class names no region, it is that of its first ARN.
@@ -137,18 +136,15 @@ impl Parameters {
         self.files(&region, Mode::new(DEFAULT_MODE).unwrap_or(Mode::DEFAULT))
     }
 
-    fn parameter_lints(&self) -> Vec<Lint> {
-        let lint = |key: &String| {
+    fn tell_of_parameters(&self, lints: &mut Lints) {
+        for key in &self.unknown {
             let fix = match nearest(key, &PARAMETERS) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("remove it; known are {}", PARAMETERS.join(", ")),
             };
-            Lint::new(
-                "parameters",
-                format!("`{}` is no parameter of this provider and does nothing: {fix}", shown(key)),
-            )
-        };
-        self.unknown.iter().map(lint).collect()
+            let key = shown(key);
+            lints.add("parameters", format!("`{key}` is no parameter of this provider and does nothing: {fix}"));
+        }
     }
 }
 

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::error::{ClassError, Object};
-use super::lint::{Lint, nearest};
+use super::lint::{Lints, nearest};
 use super::shown;
-use super::yaml::{self, Fault, Kind, Node, Scalar};
+use super::yaml::{self, Fault, Kind, Node, Place, Scalar};
 
 /// The entries of `objects`, `None` for an empty one, and what is odd about how they are written.
 pub(super) struct Objects {
     pub(super) entries: Vec<Option<ClassObject>>,
-    pub(super) lints: Vec<Lint>,
+    pub(super) lints: Lints,
 }
 
 /// An object; a text that is absent is empty, as in Go.
@@ -69,10 +69,10 @@ const FAILOVER_KEYS: [&str; 3] = ["objectName", "objectVersion", "objectVersionL
 impl Objects {
     pub(super) fn read(text: &str) -> Result<Self, ClassError> {
         let (root, more) = yaml::first(text).map_err(ClassError::Yaml)?;
-        let mut lints = Vec::new();
+        let mut lints = Lints::default();
         if let Some(place) = more {
             let text = format!("what starts at {place} is a second YAML document, which is not read: remove the `---`");
-            lints.push(Lint::new("objects", text));
+            lints.add("objects", text);
         }
         let mut entries = Vec::new();
         if let Some(root) = root.filter(|root| !root.is_null()) {
@@ -104,7 +104,7 @@ impl ClassObject {
 struct Reader<'l> {
     number: usize,
     name: String,
-    lints: &'l mut Vec<Lint>,
+    lints: &'l mut Lints,
 }
 
 impl Reader<'_> {
@@ -165,17 +165,16 @@ impl Reader<'_> {
             return Err(Fault { place: node.place, text });
         };
         // The last of equal keys counts, and keys are taken in the order of their bytes: the JSON in between sorts them.
-        let mut sorted: BTreeMap<&str, &Rc<Node>> = BTreeMap::new();
+        let mut sorted: BTreeMap<&str, (Place, &Rc<Node>)> = BTreeMap::new();
         let mut repeated = Vec::new();
         for (key, value) in entries {
             // What a merge brought stands elsewhere, and is meant to be replaced.
-            let is_own = (key.place.line, key.place.column) >= (node.place.line, node.place.column);
-            if sorted.insert(&key.name, value).is_some() && is_own {
+            if sorted.insert(&key.name, (key.place, value)).is_some_and(|(before, _)| before >= node.place) {
                 repeated.push(&*key.name);
             }
         }
         let mut fields = Fields { known: BTreeMap::new(), odd: Vec::new(), repeated };
-        for (name, value) in sorted {
+        for (name, (_, value)) in sorted {
             let field = known.iter().find(|field| field.eq_ignore_ascii_case(name));
             if field.is_none_or(|field| *field != name) {
                 fields.odd.push((name, field.copied()));
@@ -191,28 +190,28 @@ impl Reader<'_> {
     /// Notes what is odd about the keys and texts of a mapping, which stands `within` the object.
     fn tell(&mut self, fields: &Fields<'_>, within: &str, known: &[&str]) {
         let place = Object { number: self.number, name: shown(&self.name) };
-        let mut lint = |text: String| self.lints.push(Lint::new(&place, text));
         for (name, field) in &fields.odd {
-            let name = shown(name);
-            match field {
-                Some(field) => lint(format!("`{name}`{within} is spelled `{field}`: write it so")),
+            self.lints.add_with(&place, || match field {
+                Some(field) => format!("`{}`{within} is spelled `{field}`: write it so", shown(name)),
                 None => {
-                    let fix = match nearest(&name, known) {
+                    let fix = match nearest(name, known) {
                         Some(near) => format!("did you mean `{near}`?"),
                         None => format!("remove it; known are {}", known.join(", ")),
                     };
-                    lint(format!("`{name}`{within} is no key of this provider and does nothing: {fix}"));
+                    format!("`{}`{within} is no key of this provider and does nothing: {fix}", shown(name))
                 }
-            }
+            });
         }
         for name in &fields.repeated {
-            lint(format!("`{}`{within} stands there twice, and the last one counts: keep one", shown(name)));
+            self.lints.add_with(&place, || {
+                format!("`{}`{within} stands there twice, and the last one counts: keep one", shown(name))
+            });
         }
         for (field, node) in &fields.known {
             if let Some((written, read)) = changed(node) {
                 let (written, read) = (shown(&written), shown(&read));
                 let text = format!("`{field}: {written}`{within} is read as `{read}`, for that is YAML 1.1");
-                lint(format!("{text}: write \"{written}\" in quotes"));
+                self.lints.add(&place, format!("{text}: write \"{written}\" in quotes"));
             }
         }
     }

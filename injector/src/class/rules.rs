@@ -156,8 +156,8 @@ impl Seen {
             && (last_alias, last_label) == (alias.clone(), label.clone())
         {
             let some = |text: &str| Some(shown(text)).filter(|text| !text.is_empty());
-            let (name, alias, label) = (shown(name), some(alias), some(label));
-            return Err(ClassError::Twice { name, alias, label, object: object.shown(), other });
+            let (alias, label) = (some(alias), some(label));
+            return Err(ClassError::Twice { alias, label, object: object.shown(), other });
         }
         if let Some(other) = self.aliases.get(alias) {
             let (alias, other) = (shown(alias), other.clone());
