@@ -4,6 +4,8 @@
 //! that something may be mounted; any other that nothing is (pkg/volume/csi/csi_client.go,
 //! `isFinalError`). It tries again after both.
 
+use std::time::Duration;
+
 use coffer::engine::StartError;
 use coffer_runtime::aws::Class;
 use tonic::{Code, Status};
@@ -74,10 +76,12 @@ impl From<KubernetesError> for Refusal {
 }
 
 impl From<StartError> for Refusal {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a start's limit is minutes")]
     fn from(error: StartError) -> Self {
         match error {
             StartError::NotPublished { why, after, class, .. } => {
-                let after = after.map(humantime::format_duration);
+                let whole = |after: Duration| Duration::from_secs(after.as_secs_f64().round() as u64);
+                let after = after.map(|after| humantime::format_duration(whole(after)));
                 let after =
                     after.map_or_else(String::new, |after| format!(" (tried for {after}; the kubelet tries again)"));
                 Self::new(code(class), format!("{why}{after}"))

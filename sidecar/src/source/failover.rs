@@ -155,11 +155,13 @@ mod tests {
         Err(FetchError::new(cause, "arn:aws:iam::123456789012:role/app", region))
     }
 
+    type Replies = HashMap<Wanted, Result<Reply, FetchError>>;
+
     /// Looks with what each region says of every name; the answers, and what the second was asked.
     fn looked(
         questions: Vec<Question>,
         says: impl Fn(Turn, &str) -> Result<Reply, FetchError>,
-    ) -> (HashMap<Wanted, Result<Reply, FetchError>>, Vec<Vec<Place>>) {
+    ) -> (Replies, Vec<Vec<Place>>) {
         let second = Mutex::new(Vec::new());
         let ask = |turn, asked: Vec<(Place, Option<String>)>| {
             let places: Vec<Place> = asked.into_iter().map(|(place, _)| place).collect();
