@@ -10,7 +10,7 @@ use crate::spec::Reference;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchError {
     /// What AWS said; of two regions, what leaves more hope.
-    pub cause: Box<AwsError>,
+    pub cause: AwsError,
     /// The identity that asked: a role's ARN, `pod identity of NAMESPACE/SERVICEACCOUNT`, or `process`.
     pub identity: String,
     /// Where it asked, and was told that.
@@ -21,7 +21,7 @@ pub struct FetchError {
 
 impl FetchError {
     pub(crate) fn new(cause: AwsError, identity: &str, region: &str) -> Self {
-        Self { cause: Box::new(cause), identity: identity.to_owned(), region: region.to_owned(), everywhere: None }
+        Self { cause, identity: identity.to_owned(), region: region.to_owned(), everywhere: None }
     }
 
     /// Neither region gave it. The text begins as that of AWS's own provider for the Secrets Store CSI
