@@ -2,6 +2,7 @@
 
 mod decrypt;
 mod fixture;
+mod node;
 mod outage;
 mod plain;
 mod rotation;
