@@ -34,17 +34,18 @@ fn pod(name: &str, node: &Node, script: &str) -> Value {
 #[tokio::test]
 async fn pods_run_are_looked_into_and_outlive_the_kubelet() -> Result<()> {
     let plane = ControlPlane::start(with_controllers()).await?;
-    let mut node = Node::start(&plane, NodeOptions::default().label("topology.kubernetes.io/region", "eu-west-1")).await?;
+    let mut node =
+        Node::start(&plane, NodeOptions::default().label("topology.kubernetes.io/region", "eu-west-1")).await?;
     let pods = "/api/v1/namespaces/default/pods";
 
     plane.api().create(pods, &pod("once", &node, "echo hello; ip address show eth0")).await?;
-    plane.api().create(pods, &pod("stays", &node, "echo $$ >/tmp/started; exec sleep 1000")).await?;
+    plane.api().create(pods, &pod("stays", &node, "echo yes >/tmp/started; exec sleep 1000")).await?;
     node.wait_for_pod("default", "once", "Succeeded").await?;
     let printed = node.logs("default", "once", "main").await?;
     ensure!(printed.starts_with("hello\n") && printed.contains("inet 198."), "{printed}");
 
     let running = node.wait_for_pod("default", "stays", "Running").await?;
-    ensure!(node.exec("default", "stays", "main", &["cat", "/tmp/started"]).await? == "1\n");
+    ensure!(node.exec("default", "stays", "main", &["cat", "/tmp/started"]).await? == "yes\n");
     let failed = node.exec("default", "stays", "main", &["cat", "/none"]).await.unwrap_err();
     ensure!(format!("{failed:#}").contains("/none"), "{failed:#}");
     let events = node.events_of("default", "stays").await?;
@@ -62,14 +63,21 @@ async fn pods_run_are_looked_into_and_outlive_the_kubelet() -> Result<()> {
     ensure!(fs::read_to_string(node.inside(&mounts[0].path).join("token"))? == token);
 
     node.restart_kubelet().await?;
-    ensure!(node.exec("default", "stays", "main", &["cat", "/tmp/started"]).await? == "1\n");
+    // It learns of its pods a moment after it is well.
+    let again = eventually(SOON, async || node.exec("default", "stays", "main", &["cat", "/tmp/started"]).await);
+    ensure!(again.await? == "yes\n");
     let again = node.wait_for_pod("default", "stays", "Running").await?;
     ensure!(again["status"]["containerStatuses"][0]["restartCount"] == 0, "{}", again["status"]);
 
     plane.api().delete(&format!("{pods}/stays")).await?;
     node.wait_for_no_pod("default", "stays").await?;
-    ensure!(node.mounts_of(uid)?.is_empty() && !node.inside(&node.pod_dir(uid)).exists());
-    Ok(())
+    // The kubelet looks for what is left every two seconds.
+    let gone = eventually(SOON, async || {
+        ensure!(!node.inside(&node.pod_dir(uid)).exists(), "its folder is still there");
+        ensure!(node.mounts_of(uid)?.is_empty(), "something is still mounted there");
+        Ok(())
+    });
+    gone.await
 }
 
 #[tokio::test]
@@ -141,10 +149,8 @@ async fn nothing_is_left_of_a_node() -> Result<()> {
     for node in [&one, &two] {
         plane.api().create("/api/v1/namespaces/default/pods", &pod(node.name(), node, "sleep 1000")).await?;
     }
-    let (first, second) = (
-        one.wait_for_pod("default", "one", "Running"),
-        two.wait_for_pod("default", "two", "Running"),
-    );
+    let (first, second) =
+        (one.wait_for_pod("default", "one", "Running"), two.wait_for_pod("default", "two", "Running"));
     tokio::try_join!(first, second)?;
     let trace = Trace::of(&one)?;
     ensure!(trace.processes.len() > 4, "{trace:?}");

@@ -179,6 +179,7 @@ fn free_subnet() -> Result<Ipv4Addr> {
         .collect();
     let free = |subnet: &[u8; 3]| !taken.iter().any(|destination| destination[..3] == *subnet);
     let random = || [198, fastrand::u8(18..20), fastrand::u8(..)];
-    let [a, b, c] = std::iter::repeat_with(random).take(1000).find(free).context("no network of 198.18.0.0/15 is free")?;
+    let [a, b, c] =
+        std::iter::repeat_with(random).take(1000).find(free).context("no network of 198.18.0.0/15 is free")?;
     Ok(Ipv4Addr::new(a, b, c, 0))
 }

@@ -84,10 +84,7 @@ impl Credentials {
 
     /// What the controller manager has to be told of them.
     pub(super) fn controller_manager_flags(&self) -> [String; 2] {
-        [
-            self.flag("root-ca-file", CA),
-            self.flag("service-account-private-key-file", ACCOUNTS_KEY),
-        ]
+        [self.flag("root-ca-file", CA), self.flag("service-account-private-key-file", ACCOUNTS_KEY)]
     }
 
     /// The administrator's kubeconfig.

@@ -116,8 +116,7 @@ impl Node {
         let containerd = Containerd::start(&room).await?;
         let address = own_address();
         let (program, endpoint) = (&plane.program, containerd.endpoint());
-        let kubelet =
-            Kubelet::plan(program, &room, &plane.credentials, &name, address, &endpoint, sync_frequency)?;
+        let kubelet = Kubelet::plan(program, &room, &plane.credentials, &name, address, &endpoint, sync_frequency)?;
         let (api, kubectl) = (plane.api.clone(), plane.kubectl.clone());
         let mut node = Self { room, kubelet, containerd, name, api, kubectl };
         let object = json!({

@@ -85,7 +85,9 @@ impl Room {
         let root = Path::new("/sys/fs/cgroup");
         // By version 1 any hierarchy will do, and each has all of them.
         let group = [root, &root.join("pids"), &root.join("memory")].map(|place| place.join(self.name()));
-        let Some(group) = group.into_iter().find(|group| group.exists()) else { bail!("{} has no cgroup", self.name()) };
+        let Some(group) = group.into_iter().find(|group| group.exists()) else {
+            bail!("{} has no cgroup", self.name())
+        };
         let mut found = Vec::new();
         let mut places = vec![group];
         while let Some(place) = places.pop() {
