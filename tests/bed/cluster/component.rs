@@ -54,8 +54,9 @@ impl Component {
 
     /// A program on a node that is that component, and no other.
     pub(super) fn plan_foreign(room: &Room, program: &Path, name: &'static str) -> Plan {
-        let mut command = Command::new(room.enter());
-        command.arg(program);
+        let [shell, enter] = room.enter();
+        let mut command = Command::new(shell);
+        command.arg(enter).arg(program);
         Plan::new(command, name, room.folder())
     }
 

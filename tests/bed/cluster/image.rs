@@ -66,8 +66,8 @@ impl Image {
         let text = String::from_utf8(listed.stdout)?;
         ensure!(listed.status.success(), "ldd {}: {text}", program.display());
         // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, and the loader by its path alone.
-        let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
-        paths.fold(Ok(self), |image, path| image?.program(path, Path::new(path)))
+        let mut paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+        paths.try_fold(self, |image, path| image.program(path, Path::new(path)))
     }
 
     /// Adds a symbolic link.

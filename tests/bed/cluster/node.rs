@@ -155,7 +155,7 @@ impl Node {
     /// The workspace's program of that name, as a process of the node: it sees what the kubelet sees,
     /// and what it mounts in the kubelet's folder, the kubelet's pods see. It ends with the node.
     pub fn program(&self, name: &str) -> Program {
-        Program::new(name).under([self.room.enter()])
+        Program::new(name).under(self.room.enter())
     }
 
     /// Kills the kubelet and starts it again.

@@ -1,5 +1,6 @@
 //! Where a node is: a folder, a cgroup and a mount namespace, all of which end with it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -59,9 +60,10 @@ impl Room {
         &self.programs
     }
 
-    /// The command before another that has it run in here. It becomes that one.
-    pub(super) fn enter(&self) -> PathBuf {
-        self.folder().join("enter")
+    /// The words before a command that have it run in here. What they run becomes that command.
+    pub(super) fn enter(&self) -> [OsString; 2] {
+        // Not by itself: nothing may be executed in the /tmp of a careful machine.
+        ["/bin/sh".into(), self.folder().join("enter").into()]
     }
 
     /// Its name, which is its cgroup's too.
