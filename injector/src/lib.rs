@@ -7,6 +7,13 @@
 //! ```
 
 pub mod class;
+pub mod csi;
+pub mod form;
+pub mod identity;
 pub mod kubernetes;
+pub mod lease;
+mod plan;
 pub mod pod;
 pub mod proto;
+mod refusal;
+pub mod rotations;

@@ -128,6 +128,12 @@ impl Status {
         inner.volumes.values().map(with_actions).collect()
     }
 
+    /// What is known of one volume, but for its actions.
+    #[must_use]
+    pub fn volume(&self, path: &Path) -> Option<VolumeStatus> {
+        self.inner().volumes.get(path).cloned()
+    }
+
     /// From now on these volumes have to be published before the process is ready.
     pub fn expect(&self, volumes: Vec<PathBuf>) {
         self.inner().expected = volumes;

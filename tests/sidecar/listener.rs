@@ -30,6 +30,7 @@ async fn main() -> Result<()> {
     let listening = listen(spec, aws, &region, credentials, calls, status.clone(), |changes: Vec<Change>| {
         let changes: Vec<String> = changes.iter().map(|change| format!("{change:?}")).collect();
         write(&json!({ "changes": changes }));
+        std::future::ready(Ok(()))
     });
     let showing = async {
         let mut shown = Value::Null;

@@ -17,7 +17,7 @@ use coffer::metrics;
 use coffer::notify::{NotifyCounters, RotationProbe, rotation_router};
 use coffer::push::{self, PushHandle};
 use coffer::reload::{self, ConfigFile, Hangup, ReloadStatus};
-use coffer::source::Source;
+use coffer::source::{Budgets, Source};
 use coffer::spec::{Access, Config, EnvSpec, PushSpec, Wanted};
 use coffer::status::Status;
 use coffer::volume::VolumeError;
@@ -100,7 +100,8 @@ impl Service {
         let observer = Arc::new(calls.clone());
         let session = session_name(&variable);
         let identities = Arc::new(Identities::new(aws.clone(), &region, session, observer.clone()));
-        let source = Arc::new(Source::new(aws.clone(), &region, Arc::clone(&identities), config.rate_limits, observer));
+        let budgets = Arc::new(Budgets::new(config.rate_limits));
+        let source = Arc::new(Source::new(aws.clone(), &region, Arc::clone(&identities), budgets, observer));
         let api = match &config.api {
             Some(spec) if told.is_some() => {
                 let api = Api::new(spec.clone(), Arc::clone(&source), journal, &variable).map_err(Failed::usage)?;
@@ -108,7 +109,8 @@ impl Service {
             }
             _ => None,
         };
-        let shared = Shared { source, status: Status::default(), journal, seed: seed(&variable), allow_disk, told };
+        let (status, seed) = (Status::default(), seed(&variable));
+        let shared = Shared { source, status, journal, seed, allow_disk, recent: Duration::ZERO, hasty: false, told };
         let reloads = file.map(|file| {
             let status = ReloadStatus::new(&file);
             (file, status)
@@ -165,7 +167,10 @@ impl Service {
             let (aws, region, calls) = (self.aws.clone(), self.region.clone(), Arc::new(self.calls.clone()));
             let credentials = self.identities.credentials(spec.role.as_ref());
             let spread = spec.spread;
-            let changed = move |changes| orders.look(changes, spread.mul_f64(fastrand::f64()));
+            let changed = move |changes| {
+                orders.look(changes, spread.mul_f64(fastrand::f64()));
+                std::future::ready(Ok(()))
+            };
             tokio::spawn(async move { push::listen(spec, aws, &region, credentials, calls, handle, changed).await });
         }
         if let Some((file, status)) = &self.reloads {

@@ -61,13 +61,18 @@ pub enum DestinationError {
 }
 
 /// A directory of files.
-pub(super) struct Directory {
+#[derive(Debug)]
+pub struct Directory {
     options: Options,
     volume: Volume,
 }
 
 impl Directory {
-    pub(super) fn open(options: Options) -> Result<Self, VolumeError> {
+    /// Opens a directory on a tmpfs, makes it if need be, and locks it.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub fn open(options: Options) -> Result<Self, VolumeError> {
         let volume = Volume::open(options.clone(), Instant::now())?;
         Ok(Self { options, volume })
     }

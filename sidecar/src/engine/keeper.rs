@@ -102,6 +102,11 @@ impl Keeper {
         &self.spec.path
     }
 
+    /// Whether a full set of the specification is in place.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     pub(super) fn close(self) {
         self.destination.close();
     }
@@ -110,7 +115,7 @@ impl Keeper {
     pub(super) async fn start(&mut self, deadline: Instant, limit: Duration, afresh: bool) -> Result<(), StartError> {
         let mut held = Round::default();
         let mut failures = 0;
-        let mut since = Instant::now();
+        let mut since = Instant::now().checked_sub(self.shared.recent).unwrap_or_else(Instant::now);
         let mut cause = Cause::Start;
         loop {
             // What has come already is held until the set is whole, not fetched again.
@@ -128,14 +133,19 @@ impl Keeper {
             };
             self.obstacle = Some(obstacle.text.clone());
             self.tell();
-            if obstacle.class == Class::Invalid {
-                return self.give_up(obstacle.text, None, afresh);
+            let hopeless = match obstacle.class {
+                Class::Invalid => true,
+                Class::Denied | Class::NotFound | Class::NoCredentials => self.shared.hasty,
+                Class::Throttled | Class::Transient | Class::CredentialsRejected => false,
+            };
+            if hopeless {
+                return self.give_up(obstacle, None, afresh);
             }
             failures += 1;
             let wait = Schedule::wait_at_start(failures, obstacle.class, fastrand::f64());
             if Instant::now() + wait >= deadline {
                 sleep_until(deadline).await;
-                return self.give_up(obstacle.text, Some(limit), afresh);
+                return self.give_up(obstacle, Some(limit), afresh);
             }
             tracing::warn!(volume = %self.path().display(), "{}; trying again", obstacle.text);
             held.failed.clear();
@@ -600,12 +610,13 @@ impl Keeper {
         failed.or_else(unpublished)
     }
 
-    fn give_up(&self, why: String, after: Option<Duration>, afresh: bool) -> Result<(), StartError> {
+    fn give_up(&self, obstacle: Failure, after: Option<Duration>, afresh: bool) -> Result<(), StartError> {
+        let Failure { class, text: why, .. } = obstacle;
         if self.complete && !afresh {
             tracing::error!(volume = %self.path().display(), "{why}; going on with the set from before the restart");
             return Ok(());
         }
-        Err(StartError::NotPublished { volume: self.path().display().to_string(), why, after })
+        Err(StartError::NotPublished { volume: self.path().display().to_string(), why, after, class })
     }
 
     /// No answer came before the start's time was over.

@@ -3,6 +3,7 @@
 mod destination;
 mod entry;
 mod keeper;
+mod kept;
 mod recipe;
 mod round;
 
@@ -11,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use coffer_runtime::aws::Class;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::destination::Directory;
-pub use self::destination::{Destination, DestinationError, Handoff, Taker};
+pub use self::destination::{Destination, DestinationError, Directory, Handoff, Taker};
 use self::keeper::{Keeper, Order};
+pub use self::kept::Kept;
 use crate::journal::Journal;
 use crate::notify::{NotifyCounters, RotationProbe};
 use crate::push::Change;
@@ -40,6 +42,12 @@ pub struct Shared {
     pub seed: u64,
     /// Take volumes that are not in memory: secrets will reach a disk.
     pub allow_disk: bool,
+    /// Answers that old serve for a first set, where others under the same identity have just asked;
+    /// zero for a process whose volumes all start together.
+    pub recent: Duration,
+    /// Whether a start ends at once with what only a person can mend, because whoever waits for it tries
+    /// again; else it is tried until the start's limit, for permissions come late.
+    pub hasty: bool,
     /// Who is told of new sets; nobody where the process does not stay.
     pub told: Option<Told>,
 }
@@ -127,6 +135,8 @@ pub enum StartError {
         why: String,
         /// The start's time limit, when that is what ended it.
         after: Option<Duration>,
+        /// What kind of failure it was.
+        class: Class,
     },
     /// A task of the engine panicked.
     #[error("a volume's task ended unexpectedly; what was published before stays; start it again")]
@@ -138,6 +148,14 @@ pub enum StartError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub struct ReformError(pub Vec<String>);
+
+impl StartError {
+    /// A destination that could not be opened.
+    fn refused(path: &Path, error: &VolumeError) -> Self {
+        let volume = path.display().to_string();
+        Self::NotPublished { volume, why: error.to_string(), after: None, class: Class::Invalid }
+    }
+}
 
 fn gave_up(after: Option<Duration>) -> String {
     after.map(|after| format!(" (gave up after {})", humantime::format_duration(after))).unwrap_or_default()

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::change::Change;
 use super::event::parse;
 use super::explain::why;
-use super::queue::{Message, Queue};
+use super::queue::{BATCH_MAX, Message, Queue};
 use super::status::PushHandle;
 use crate::spec::PushSpec;
 
@@ -22,6 +23,11 @@ const LONG_POLL: Duration = Duration::from_secs(20);
 const SHORTEST_POLL: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// What comes within so long of a message is handed on with it: a rotation is told of several times,
+/// and many are often made at once.
+const GATHER: Duration = Duration::from_millis(50);
+/// The most messages that are handed on at once.
+const GATHER_MAX: usize = 100;
 /// Ids of messages that were handed on and not deleted, so that they are not handed on again each
 /// time they come back.
 const UNDELETED_MAX: usize = 1000;
@@ -29,21 +35,30 @@ const UNDELETED_MAX: usize = 1000;
 /// comes back within 30 s.
 const DELETION_IN_DOUBT: Duration = Duration::from_secs(90);
 
-/// Reads the queue for ever and hands on what it tells, at least once and without delay.
+/// What was handed on could not be kept. Its messages stay in the queue, and come again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotKept;
+
+/// Reads the queue for ever and hands on what it tells, at least once and nearly without delay.
 ///
 /// `region` is where a queue is whose region `spec` does not say. `changed` is given the changes of
-/// up to ten messages at once, each but once; a message is deleted only after `changed` returned, so
-/// this future may be dropped at any point and nothing is lost. A queue that cannot be read is
-/// retried after 1 s to 60 s and told in `status` and the log; nothing ends this.
-pub async fn listen(
+/// up to a hundred messages at once, each but once; a message is deleted only after the future of
+/// `changed` has said that they are kept, so this future may be dropped at any point and nothing is
+/// lost. While it is waited for, nothing is read; after 30 s SQS gives the messages to other readers
+/// again. A queue that cannot be read is retried after 1 s to 60 s and told in `status` and the log;
+/// nothing ends this.
+pub async fn listen<Kept>(
     spec: PushSpec,
     aws: Aws,
     region: &str,
     credentials: Credentials,
     calls: Arc<dyn CallObserver>,
     status: PushHandle,
-    changed: impl Fn(Vec<Change>),
-) -> Infallible {
+    changed: impl Fn(Vec<Change>) -> Kept,
+) -> Infallible
+where
+    Kept: Future<Output = Result<(), NotKept>>,
+{
     let arn = spec.queue_arn(region);
     let region = spec.region.as_deref().unwrap_or(region);
     let queue = Queue::new(&aws, region, spec.queue.as_str(), credentials, calls);
@@ -58,7 +73,14 @@ pub async fn listen(
                 wait = LONG_POLL;
                 listener.went_well();
             }
-            Err(error) => {
+            Err(Trouble::NotKept) => {
+                failures = failures.saturating_add(1);
+                wait = LONG_POLL;
+                // What is read is not kept for now, but the queue itself is well.
+                listener.went_well();
+                sleep(backoff(failures, fastrand::f64())).await;
+            }
+            Err(Trouble::Aws(error)) => {
                 failures = failures.saturating_add(1);
                 wait = Duration::ZERO;
                 listener.went_wrong(&error, region, &arn);
@@ -66,6 +88,14 @@ pub async fn listen(
             }
         }
     }
+}
+
+/// Why a turn did not end well.
+enum Trouble {
+    /// The queue could not be read, or what was read not be deleted.
+    Aws(AwsError),
+    /// What was handed on was not kept.
+    NotKept,
 }
 
 struct Listener {
@@ -76,20 +106,37 @@ struct Listener {
 }
 
 impl Listener {
-    async fn turn(&mut self, wait: Duration, changed: &impl Fn(Vec<Change>)) -> Result<(), AwsError> {
+    async fn turn<Kept>(&mut self, wait: Duration, changed: &impl Fn(Vec<Change>) -> Kept) -> Result<(), Trouble>
+    where
+        Kept: Future<Output = Result<(), NotKept>>,
+    {
         let asked = Instant::now();
-        let messages = self.queue.receive(wait).await?;
+        let mut messages = self.queue.receive(wait).await.map_err(Trouble::Aws)?;
         if messages.is_empty() {
             if !wait.is_zero() && asked.elapsed() < SHORTEST_POLL {
                 sleep(SHORTEST_POLL).await;
             }
             return Ok(());
         }
+        let gathered = self.gather(&mut messages).await;
         let changes = self.read(&messages);
         if !changes.is_empty() {
-            changed(changes);
+            changed(changes).await.map_err(|NotKept| Trouble::NotKept)?;
         }
-        self.delete(&messages).await
+        self.delete(&messages).await.and(gathered).map_err(Trouble::Aws)
+    }
+
+    /// Adds what else is in the queue, now or in a moment.
+    async fn gather(&self, messages: &mut Vec<Message>) -> Result<(), AwsError> {
+        sleep(GATHER).await;
+        while messages.len() + BATCH_MAX <= GATHER_MAX {
+            let more = self.queue.receive(Duration::ZERO).await?;
+            if more.is_empty() {
+                break;
+            }
+            messages.extend(more);
+        }
+        Ok(())
     }
 
     /// The changes that messages tell of, each once.
@@ -124,20 +171,33 @@ impl Listener {
     }
 
     async fn delete(&mut self, messages: &[Message]) -> Result<(), AwsError> {
-        let deleted = self.queue.delete(messages).await;
-        let all = deleted.as_ref().is_ok_and(|gone| *gone == messages.len());
-        self.undeleted.retain(|id| !all || !messages.iter().any(|message| message.id == *id));
-        if !all {
-            for message in messages.iter().filter(|message| !message.id.is_empty()) {
-                if !self.undeleted.contains(&message.id) {
-                    self.undeleted.push_back(message.id.clone());
-                }
-            }
-            let surplus = self.undeleted.len().saturating_sub(UNDELETED_MAX);
-            self.undeleted.drain(..surplus);
+        let mut result = Ok(());
+        for batch in messages.chunks(BATCH_MAX) {
+            let deleted = match result {
+                Ok(()) => self.queue.delete(batch).await,
+                // They would fail alike.
+                Err(_) => Ok(0),
+            };
+            self.remember(batch, deleted.as_ref().is_ok_and(|gone| *gone == batch.len()));
+            result = result.and(deleted.map(drop));
         }
-        self.deletion_failed = deleted.is_err().then(Instant::now);
-        deleted.map(drop)
+        self.deletion_failed = result.is_err().then(Instant::now);
+        result
+    }
+
+    /// Notes which messages were handed on and come again.
+    fn remember(&mut self, messages: &[Message], deleted: bool) {
+        self.undeleted.retain(|id| !deleted || !messages.iter().any(|message| message.id == *id));
+        if deleted {
+            return;
+        }
+        for message in messages.iter().filter(|message| !message.id.is_empty()) {
+            if !self.undeleted.contains(&message.id) {
+                self.undeleted.push_back(message.id.clone());
+            }
+        }
+        let surplus = self.undeleted.len().saturating_sub(UNDELETED_MAX);
+        self.undeleted.drain(..surplus);
     }
 
     fn went_well(&self) {
@@ -174,7 +234,8 @@ mod tests {
         fn spawnable<T: Send>(_: &T) {}
         let _ =
             |spec: PushSpec, aws: Aws, credentials: Credentials, calls: Arc<dyn CallObserver>, status: PushHandle| {
-                spawnable(&listen(spec, aws, "eu-west-1", credentials, calls, status, drop));
+                let kept = |_| std::future::ready(Ok(()));
+                spawnable(&listen(spec, aws, "eu-west-1", credentials, calls, status, kept));
             };
     }
 

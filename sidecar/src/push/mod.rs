@@ -17,5 +17,5 @@ mod status;
 
 pub use change::{Change, Subject};
 pub use event::{Rejected, parse};
-pub use listener::listen;
+pub use listener::{NotKept, listen};
 pub use status::{PushHandle, PushState, PushStatus};

@@ -13,7 +13,7 @@ use sqs::types::DeleteMessageBatchRequestEntry;
 use super::explain::about_queue;
 
 /// Most messages that one call gives or deletes (SQS API reference).
-const BATCH_MAX: usize = 10;
+pub(super) const BATCH_MAX: usize = 10;
 /// How long a message stays hidden from other reads, in seconds, whatever the queue's own setting:
 /// time to hand it on and to delete it, and after a crash it soon comes again.
 const HIDDEN_FOR: i32 = 30;

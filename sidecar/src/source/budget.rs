@@ -19,14 +19,17 @@ pub(super) enum Service {
     ParameterStore,
 }
 
-/// All buckets of the process.
-pub(super) struct Budgets {
+/// How fast the process may ask AWS: one budget for each account, region and service, shared by every
+/// [`Source`](super::Source) that is given it.
+pub struct Budgets {
     limits: RateLimits,
     buckets: Mutex<HashMap<(String, String, Service), Arc<Budget>>>,
 }
 
 impl Budgets {
-    pub(super) fn new(limits: RateLimits) -> Self {
+    /// Nothing has been spent yet.
+    #[must_use]
+    pub fn new(limits: RateLimits) -> Self {
         Self { limits, buckets: Mutex::default() }
     }
 

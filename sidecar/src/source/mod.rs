@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 use crate::identity::Identities;
 use crate::render::Value;
-use crate::spec::{Access, RateLimits, Reference};
-use budget::Budgets;
+use crate::spec::{Access, Reference};
+pub use budget::Budgets;
 pub use explain::FetchError;
 use store::Store;
 pub use whole::{ParameterQuery, SecretQuery, Whole, WholeParameter, WholeQuery, WholeSecret};
@@ -90,22 +90,21 @@ pub struct Source {
     aws: Aws,
     region: String,
     identities: Arc<Identities>,
-    budgets: Budgets,
+    budgets: Arc<Budgets>,
     calls: Arc<dyn CallObserver>,
     stores: Mutex<HashMap<Access, Arc<Store>>>,
 }
 
 impl Source {
-    /// `region` is asked where an access names none.
+    /// `region` is asked where an access names none. `budgets` are those of the whole process.
     #[must_use]
     pub fn new(
         aws: Aws,
         region: &str,
         identities: Arc<Identities>,
-        limits: RateLimits,
+        budgets: Arc<Budgets>,
         calls: Arc<dyn CallObserver>,
     ) -> Self {
-        let budgets = Budgets::new(limits);
         Self { aws, region: region.to_owned(), identities, budgets, calls, stores: Mutex::default() }
     }
 

@@ -1,7 +1,11 @@
 //! Credentials: where they come from, how long they are kept, when they are renewed.
 
+mod agent;
+mod sts;
+
 use std::fmt;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,11 +17,12 @@ use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials as Keys;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
-use aws_sdk_sts::types::Credentials as StsKeys;
-use aws_types::request_id::RequestId;
+use aws_credential_types::provider::{ProvideCredentials, future};
 
-use super::{Aws, AwsError, Class, UserAgent};
+pub use self::agent::{AddressType, Agent, AgentUrl, AgentUrlError};
+use self::sts::Sts;
+use super::{Aws, AwsError, Class};
+use crate::Secret;
 
 /// Session names in STS have 2 to 64 characters of `[\w+=,.@-]`
 /// (STS API reference, AssumeRole, `RoleSessionName`).
@@ -39,6 +44,13 @@ pub struct RoleStep {
     pub role_arn: String,
     /// What the role's trust policy asks for in `sts:ExternalId`.
     pub external_id: Option<String>,
+}
+
+/// Gives the service account's token that stands for an identity: of IRSA for STS, or of EKS Pod
+/// Identity for its agent.
+pub trait TokenSource: Send + Sync {
+    /// The newest token there is. It is asked for anew at each fetch of credentials.
+    fn token(&self) -> Result<Secret, AwsError>;
 }
 
 /// Told of every call to AWS, for metrics.
@@ -71,7 +83,9 @@ struct Held {
 
 enum Source {
     Ambient { aws: Box<Aws>, region: String },
-    Role { sts: aws_sdk_sts::Client, base: Credentials, step: RoleStep, session_name: String },
+    Role { sts: Sts, base: Credentials, step: RoleStep, session_name: String },
+    WebIdentity { sts: Sts, role_arn: String, session_name: String, tokens: Arc<dyn TokenSource> },
+    PodIdentity { agent: Agent, tokens: Arc<dyn TokenSource> },
 }
 
 impl Credentials {
@@ -84,10 +98,37 @@ impl Credentials {
         Self::new(&label, Source::Ambient { aws: Box::new(aws.clone()), region: region.to_owned() }, events)
     }
 
+    /// The role that STS in `region` gives for a token of `tokens` (IRSA).
+    #[must_use]
+    pub fn web_identity(
+        aws: &Aws,
+        region: &str,
+        role_arn: &str,
+        session_name: &str,
+        tokens: Arc<dyn TokenSource>,
+        events: Arc<dyn CallObserver>,
+    ) -> Self {
+        let sts = Sts::new(aws, region, None);
+        let (role_arn, session_name) = (role_arn.to_owned(), session_name.to_owned());
+        Self::new(&role_arn.clone(), Source::WebIdentity { sts, role_arn, session_name, tokens }, events)
+    }
+
+    /// What the EKS Pod Identity agent of the node gives for a token of `tokens`. `label` names the
+    /// identity in logs and errors, since the role is not known before.
+    #[must_use]
+    pub fn pod_identity(
+        agent: Agent,
+        tokens: Arc<dyn TokenSource>,
+        label: &str,
+        events: Arc<dyn CallObserver>,
+    ) -> Self {
+        Self::new(label, Source::PodIdentity { agent, tokens }, events)
+    }
+
     /// The role of `step`, assumed with these credentials.
     #[must_use]
     pub fn assume(&self, aws: &Aws, region: &str, step: RoleStep, session_name: &str) -> Self {
-        let sts = sts_client(&aws.in_region(region), Some(self.clone()));
+        let sts = Sts::new(aws, region, Some(self.clone()));
         let label = step.role_arn.clone();
         let source = Source::Role { sts, base: self.clone(), step, session_name: session_name.to_owned() };
         Self::new(&label, source, Arc::clone(&self.0.events))
@@ -108,6 +149,19 @@ impl Credentials {
     #[must_use]
     pub fn label(&self) -> &str {
         &self.0.label
+    }
+
+    /// Has STS asked in `region` too where it cannot be reached in its own: what is there in two regions
+    /// shall not hang on the STS of one. What needs no STS of its own choosing stays as it is.
+    pub fn stand_by(&self, region: &str) {
+        match &self.0.source {
+            Source::Role { sts, base, .. } => {
+                sts.add(region);
+                base.stand_by(region);
+            }
+            Source::WebIdentity { sts, .. } => sts.add(region),
+            Source::Ambient { .. } | Source::PodIdentity { .. } => {}
+        }
     }
 
     /// When the credentials now held end; `None` when none are held or they do not end.
@@ -156,6 +210,12 @@ impl Credentials {
         if let Some(held) = self.held().as_mut() {
             held.renew_at = Some(SystemTime::UNIX_EPOCH);
         }
+    }
+
+    /// [`Credentials::get`] for the step below in a role chain; boxed, since the chain has no fixed
+    /// depth.
+    fn get_boxed(&self) -> Pin<Box<dyn Future<Output = Result<Keys, AwsError>> + Send + '_>> {
+        Box::pin(self.get())
     }
 
     async fn fetch_or_join(&self, queued: Instant) -> Result<Keys, AwsError> {
@@ -234,16 +294,47 @@ impl Source {
         match self {
             Self::Ambient { aws, region } => from_environment(aws, region, events).await,
             Self::Role { sts, base, step, session_name } => {
-                let assumed = assume_role(sts, base, step, session_name, events).await;
-                match assumed {
-                    Err(error) if error.class == Class::CredentialsRejected => {
-                        assume_role(sts, base, step, session_name, events).await
+                match sts.assume_role(base, step, session_name, events).await {
+                    // What STS rejects are the base's credentials, and it has others now.
+                    Err(error) if error.class == Class::CredentialsRejected && error.action == sts::ASSUME_ROLE => {
+                        sts.assume_role(base, step, session_name, events).await
                     }
                     other => other,
                 }
             }
+            Self::WebIdentity { sts, role_arn, session_name, tokens } => {
+                with_newest(&**tokens, |token| async move {
+                    sts.assume_role_with_web_identity(role_arn, session_name, &token, events).await.map_err(refused)
+                })
+                .await
+            }
+            Self::PodIdentity { agent, tokens } => {
+                with_newest(&**tokens, |token| async move { agent.fetch(&token, events).await }).await
+            }
         }
     }
+}
+
+/// Asks with the newest token; and once more where a newer one has come while it was refused.
+async fn with_newest<Asked>(tokens: &dyn TokenSource, ask: impl Fn(Arc<Secret>) -> Asked) -> Result<Keys, AwsError>
+where
+    Asked: Future<Output = Result<Keys, AwsError>>,
+{
+    let token = Arc::new(tokens.token()?);
+    let error = match ask(Arc::clone(&token)).await {
+        Err(error) if error.class != Class::Transient => error,
+        other => return other,
+    };
+    match tokens.token() {
+        Ok(newer) if newer.expose() != token.expose() => ask(Arc::new(newer)).await,
+        _ => Err(error),
+    }
+}
+
+/// A token that STS does not take may be followed by one that it does.
+fn refused(error: AwsError) -> AwsError {
+    let class = if error.code == "InvalidIdentityToken" { Class::CredentialsRejected } else { error.class };
+    AwsError { class, ..error }
 }
 
 async fn from_environment(aws: &Aws, region: &str, events: &dyn CallObserver) -> Result<Keys, AwsError> {
@@ -262,8 +353,9 @@ async fn from_environment(aws: &Aws, region: &str, events: &dyn CallObserver) ->
         Err(error) => return Err(AwsError::new(ACTION, Class::NoCredentials, "ProfileUnusable", &describe(&error))),
     }
     if let Some((path, role_arn)) = token_role(&found) {
-        let sts = sts_client(&aws.in_region(region), None);
-        return from_token(&sts, Path::new(&path), &role_arn, &session_name(&found), events).await;
+        let sts = Sts::new(aws, region, None);
+        let token = read_token(Path::new(&path)).await?;
+        return sts.assume_role_with_web_identity(&role_arn, &session_name(&found), &token, events).await;
     }
     let node =
         CredentialsProviderChain::first_try("container", EcsCredentialsProvider::builder().configure(&config).build())
@@ -295,85 +387,11 @@ fn token_role(env: &dyn Fn(&str) -> Option<String>) -> Option<(String, String)> 
 }
 
 /// Reads the token file anew at each use: the kubelet replaces it long before the token ends.
-async fn from_token(
-    sts: &aws_sdk_sts::Client,
-    path: &Path,
-    role_arn: &str,
-    session_name: &str,
-    events: &dyn CallObserver,
-) -> Result<Keys, AwsError> {
-    const ACTION: &str = "sts:AssumeRoleWithWebIdentity";
-    let token = tokio::fs::read_to_string(path).await.map_err(|error| {
+async fn read_token(path: &Path) -> Result<Secret, AwsError> {
+    tokio::fs::read(path).await.map(Secret::new).map_err(|error| {
         let text = format!("cannot read the web-identity token {}: {error}", path.display());
-        AwsError::new(ACTION, Class::NoCredentials, "TokenUnreadable", &text)
-    })?;
-    let started = Instant::now();
-    let answer = sts
-        .assume_role_with_web_identity()
-        .role_arn(role_arn)
-        .role_session_name(session_name)
-        .web_identity_token(token.trim())
-        .send()
-        .await
-        .map_err(|error| AwsError::from_sdk(ACTION, &error));
-    events.called(ACTION, answer.as_ref().map(|answer| answer.request_id()), started.elapsed());
-    keys(ACTION, answer?.credentials)
-}
-
-async fn assume_role(
-    sts: &aws_sdk_sts::Client,
-    base: &Credentials,
-    step: &RoleStep,
-    session_name: &str,
-    events: &dyn CallObserver,
-) -> Result<Keys, AwsError> {
-    const ACTION: &str = "sts:AssumeRole";
-    let signing = base.get_boxed().await?;
-    let started = Instant::now();
-    let answer = sts
-        .assume_role()
-        .role_arn(&step.role_arn)
-        .role_session_name(session_name)
-        .set_external_id(step.external_id.clone())
-        .send()
-        .await
-        .map_err(|error| AwsError::from_sdk(ACTION, &error));
-    events.called(ACTION, answer.as_ref().map(|answer| answer.request_id()), started.elapsed());
-    if answer.as_ref().is_err_and(|error| error.class == Class::CredentialsRejected) {
-        base.reject(signing.access_key_id());
-    }
-    keys(ACTION, answer?.credentials)
-}
-
-impl Credentials {
-    /// [`Credentials::get`] for the step below in a role chain; boxed, since the chain has no fixed
-    /// depth.
-    fn get_boxed(&self) -> std::pin::Pin<Box<dyn Future<Output = Result<Keys, AwsError>> + Send + '_>> {
-        Box::pin(self.get())
-    }
-}
-
-fn keys(action: &'static str, answer: Option<StsKeys>) -> Result<Keys, AwsError> {
-    let answer = answer.ok_or_else(|| {
-        AwsError::new(action, Class::Transient, "UnreadableAnswer", "the answer holds no credentials")
-    })?;
-    Ok(Keys::new(
-        answer.access_key_id,
-        answer.secret_access_key,
-        Some(answer.session_token),
-        SystemTime::try_from(answer.expiration).ok(),
-        "coffer",
-    ))
-}
-
-fn sts_client(config: &aws_types::SdkConfig, signer: Option<Credentials>) -> aws_sdk_sts::Client {
-    let mut builder = aws_sdk_sts::config::Builder::from(config)
-        .identity_cache(aws_sdk_sts::config::IdentityCache::no_cache())
-        .interceptor(UserAgent);
-    if let Some(signer) = signer {
-        builder = builder.credentials_provider(SharedCredentialsProvider::new(signer));
-    }
-    aws_sdk_sts::Client::from_conf(builder.build())
+        AwsError::new(sts::ASSUME_ROLE_WITH_WEB_IDENTITY, Class::NoCredentials, "TokenUnreadable", &text)
+    })
 }
 
 fn lives(keys: &Keys, now: SystemTime) -> bool {

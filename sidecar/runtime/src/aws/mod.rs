@@ -23,7 +23,9 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::SdkConfig;
 use aws_types::app_name::AppName;
 
-pub use credentials::{CallObserver, Credentials, RoleStep, session_name};
+pub use credentials::{
+    AddressType, Agent, AgentUrl, AgentUrlError, CallObserver, Credentials, RoleStep, TokenSource, session_name,
+};
 pub use error::{AwsError, Class};
 
 use crate::VERSION;

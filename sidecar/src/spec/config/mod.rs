@@ -24,9 +24,9 @@ use self::inherited::{Inherited, inherited};
 use self::on_change::refuse_touching;
 use self::push::push;
 pub use self::push::{PushSpec, QueueUrl};
-use self::volume::read_volume;
+use self::volume::{Body, read_contents, read_volume};
 use super::yaml::{self, Kind, Node};
-use super::{EnvSpec, Place, VolumeSpec};
+use super::{EnvSpec, OnChange, Place, VolumeSpec};
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(60);
 /// A shorter interval would spend Parameter Store's 40 calls a second on a few dozen pods.
@@ -156,6 +156,33 @@ impl Config {
         let config = read_config(root, reader, &mut problems);
         match config {
             Some(config) if problems.0.is_empty() => Ok(config),
+            _ => {
+                problems.0.sort();
+                problems.0.dedup();
+                Err(error(problems.0))
+            }
+        }
+    }
+}
+
+impl VolumeSpec {
+    /// Reads the volume at `path` from a text without a path: a mapping as one of `volumes` in a config
+    /// file, without `path`, `on_change` and `debounce`; or just the list of its files. `file` is only
+    /// for messages, and `refresh` holds where the text says nothing of it.
+    ///
+    /// # Errors
+    /// Every mistake, not just the first.
+    pub fn parse(file: &str, text: &str, path: &Path, refresh: Duration) -> Result<Self, ConfigError> {
+        let error = |problems| ConfigError { file: file.to_owned(), problems };
+        let root = yaml::parse(text).map_err(|(place, text)| error(vec![Problem { place, text }]))?;
+        let mut problems = Problems::default();
+        let fix = "write the text here, as `template`";
+        let no_files = |path: &Path| Err(format!("{}: this is no place to name a file from; {fix}", path.display()));
+        let body = read_contents(root, refresh, &no_files, &mut problems);
+        match body {
+            Some(Body { owner, refresh, files }) if problems.0.is_empty() => {
+                Ok(Self { path: path.to_owned(), owner, refresh, files, on_change: OnChange::default() })
+            }
             _ => {
                 problems.0.sort();
                 problems.0.dedup();

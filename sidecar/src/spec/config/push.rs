@@ -1,6 +1,7 @@
 //! `push`: the queue that brings the news of changes.
 
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::super::RoleStep;
@@ -59,6 +60,12 @@ impl QueueUrl {
         &self.url
     }
 
+    /// The region that the URL names, if it does.
+    #[must_use]
+    pub fn region(&self) -> Option<&str> {
+        self.region.as_deref()
+    }
+
     /// Reads a URL; the error says the fix.
     fn parse(url: &str) -> Result<Self, String> {
         if let Some(fix) = of_arn(url) {
@@ -91,6 +98,15 @@ impl QueueUrl {
         }
         let region = named.filter(|region| is_region(region)).or_else(|| region_of(host)).map(str::to_owned);
         Ok(Self { url: url.to_owned(), region, account: account.to_owned(), name: name.to_owned() })
+    }
+}
+
+impl FromStr for QueueUrl {
+    type Err = String;
+
+    /// The error says the fix.
+    fn from_str(url: &str) -> Result<Self, String> {
+        Self::parse(url)
     }
 }
 

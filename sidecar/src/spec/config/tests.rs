@@ -167,3 +167,17 @@ proptest! {
         let _ = parse(&lines.join("\n"));
     }
 }
+
+#[test]
+fn a_volume_stands_alone_as_a_mapping_or_a_list() {
+    let volume = |text: &str| VolumeSpec::parse("spec", text, Path::new("/v"), DEFAULT_REFRESH);
+    let list = volume("- {name: a, from: 'secretsmanager:x'}\n- {name: b, from: 'parameterstore:/y'}").unwrap();
+    let map = volume("files:\n- {name: a, from: 'secretsmanager:x'}\n- {name: b, from: 'parameterstore:/y'}").unwrap();
+    assert_eq!(list, map);
+    assert_eq!((list.path.as_path(), list.refresh), (Path::new("/v"), DEFAULT_REFRESH));
+    let error = volume("path: /etc\non_change: [{touch: /etc/passwd}]\nfiles: [{name: a, from: 'secretsmanager:x'}]");
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("spec:1:1: unknown key `path`") && text.contains("unknown key `on_change`"), "{text}");
+    let error = volume("[{name: a, template_file: /etc/shadow}]").unwrap_err().to_string();
+    assert!(error.contains("no place to name a file from"), "{error}");
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::yaml::{Kind, Node};
+use super::super::yaml::{Key, Kind, Node};
 use super::super::{
     Access, Content, FileSpec, Naming, OnChange, Place, Reference, TLS_FILES, VolumeSpec, Wanted, nearest,
 };
@@ -29,6 +29,8 @@ const VOLUME_KEYS: &[&str] = &[
     "on_change",
     "debounce",
 ];
+/// Those that belong to a directory that a process of the pod keeps itself.
+const OF_A_PLACE: &[&str] = &["path", "on_change", "debounce"];
 const FILE_KEYS: &[&str] = &[
     "name",
     "from",
@@ -55,13 +57,6 @@ pub(super) fn read_volume(
 ) -> Option<(Place, VolumeSpec)> {
     let place = node.place;
     let mut fields = Fields::of(node, "a volume", VOLUME_KEYS, problems)?;
-    let inherited = inherited(&mut fields, above, problems);
-    let refresh =
-        fields.take("refresh").and_then(|node| duration(&node, "refresh", REFRESH, problems)).unwrap_or(refresh);
-    let owner = Owner {
-        uid: fields.take("uid").and_then(|node| id(&node, "uid", problems)),
-        gid: fields.take("gid").and_then(|node| id(&node, "gid", problems)),
-    };
     let path = match fields.take("path") {
         Some(node) => volume_path(&node, problems),
         None => {
@@ -78,6 +73,49 @@ pub(super) fn read_volume(
     if let Some(node) = fields.take("debounce") {
         notifies.debounce = duration(&node, "debounce", DEBOUNCE, problems).unwrap_or(notifies.debounce);
     }
+    let Body { owner, refresh, files } = read_body(place, &mut fields, above, refresh, reader, problems)?;
+    Some((on_change_place, VolumeSpec { path: path?, owner, refresh, files, on_change: notifies }))
+}
+
+/// What a volume holds, wherever it is and whomever it tells.
+pub(super) struct Body {
+    pub(super) owner: Owner,
+    pub(super) refresh: Duration,
+    pub(super) files: Vec<FileSpec>,
+}
+
+/// A volume without a path of its own: a mapping with what it holds, or the list of its files.
+pub(super) fn read_contents(
+    node: Node,
+    refresh: Duration,
+    reader: Reader<'_>,
+    problems: &mut Problems,
+) -> Option<Body> {
+    let place = node.place;
+    let node = match node.kind {
+        Kind::List(_) => Node { place, kind: Kind::Map(vec![(Key { place, name: "files".to_owned() }, node)]) },
+        _ => node,
+    };
+    let known: Vec<&str> = VOLUME_KEYS.iter().copied().filter(|key| !OF_A_PLACE.contains(key)).collect();
+    let mut fields = Fields::of(node, "a volume without a place of its own", &known, problems)?;
+    read_body(place, &mut fields, &Inherited::default(), refresh, reader, problems)
+}
+
+fn read_body(
+    place: Place,
+    fields: &mut Fields,
+    above: &Inherited,
+    refresh: Duration,
+    reader: Reader<'_>,
+    problems: &mut Problems,
+) -> Option<Body> {
+    let inherited = inherited(fields, above, problems);
+    let refresh =
+        fields.take("refresh").and_then(|node| duration(&node, "refresh", REFRESH, problems)).unwrap_or(refresh);
+    let owner = Owner {
+        uid: fields.take("uid").and_then(|node| id(&node, "uid", problems)),
+        gid: fields.take("gid").and_then(|node| id(&node, "gid", problems)),
+    };
     let Some(files) = fields.take("files") else {
         problems.add(place, "this volume has no `files`; add at least one");
         return None;
@@ -87,7 +125,7 @@ pub(super) fn read_volume(
     if files.is_empty() {
         problems.add(files_place, "this volume has no files; add at least one");
     }
-    let values = values(&mut fields, &inherited, problems);
+    let values = values(fields, &inherited, problems);
     let mut read: Vec<(Place, FileSpec)> = Vec::new();
     for node in files {
         let place = node.place;
@@ -95,8 +133,7 @@ pub(super) fn read_volume(
         check_names(place, &file, &read, problems);
         read.push((place, file));
     }
-    let files = read.into_iter().map(|(_, file)| file).collect();
-    Some((on_change_place, VolumeSpec { path: path?, owner, refresh, files, on_change: notifies }))
+    Some(Body { owner, refresh, files: read.into_iter().map(|(_, file)| file).collect() })
 }
 
 /// Notes the first name of `file` that one of the files before it has.

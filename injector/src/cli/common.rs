@@ -1,0 +1,104 @@
+//! What several commands take alike.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coffer::spec::RateLimits;
+use coffer_injector::form::interval;
+use coffer_injector::kubernetes::Kubernetes;
+use coffer_injector::identity::AgentUrl;
+use coffer_runtime::aws::{Aws, Timeouts};
+use coffer_runtime::telemetry::{LogFormat, LogLevel, init_logs};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use super::Failed;
+
+/// Of a process on a node or in a cluster.
+#[derive(Debug, clap::Args)]
+pub(super) struct ProcessArguments {
+    /// Reach the Kubernetes API with this file; else as a pod of the cluster does
+    #[arg(long, value_name = "PATH", env = "KUBECONFIG")]
+    pub(super) kubeconfig: Option<PathBuf>,
+
+    /// Serve /livez, /readyz and /metrics here; they name no secret and no pod
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9466")]
+    pub(super) listen: SocketAddr,
+
+    /// How much to log: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", env = "COFFER_LOG", default_value = "info")]
+    pub(super) log_level: LogLevel,
+
+    /// text or json
+    #[arg(long, value_name = "FORMAT", env = "COFFER_LOG_FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
+}
+
+/// Of a process that fetches for many pods.
+#[derive(Debug, clap::Args)]
+pub(super) struct FetchArguments {
+    /// Ask AWS here, where a volume names no region; else where the node's label says
+    #[arg(long, value_name = "REGION", env = "AWS_REGION")]
+    pub(super) region: Option<String>,
+
+    /// How long a mount may take, retries included; the kubelet tries again
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = interval)]
+    pub(super) mount_timeout: Duration,
+
+    /// Where EKS Pod Identity is asked; else its agent's link-local addresses
+    #[arg(long, value_name = "URL", env = "COFFER_POD_IDENTITY_ENDPOINT")]
+    pub(super) pod_identity_endpoint: Option<AgentUrl>,
+
+    /// Calls a second to Secrets Manager, for each account and region
+    #[arg(long, value_name = "NUMBER", default_value_t = RateLimits::default().secretsmanager, value_parser = rate)]
+    pub(super) secretsmanager_rate: f64,
+
+    /// Calls a second to Parameter Store, for each account and region
+    #[arg(long, value_name = "NUMBER", default_value_t = RateLimits::default().parameterstore, value_parser = rate)]
+    pub(super) parameterstore_rate: f64,
+}
+
+impl ProcessArguments {
+    /// Starts the log and the runtime.
+    pub(super) fn start(&self) -> Result<Runtime, Failed> {
+        init_logs(self.log_level, self.log_format);
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(Failed::at_run_time)
+    }
+
+    pub(super) async fn listener(&self) -> Result<TcpListener, Failed> {
+        let bound = TcpListener::bind(self.listen).await;
+        bound.map_err(|error| {
+            let fix = "choose another address with --listen";
+            Failed::at_run_time(format!("cannot serve health on {}: {error}; {fix}", self.listen))
+        })
+    }
+
+    pub(super) async fn kubernetes(&self) -> Result<Option<Arc<Kubernetes>>, Failed> {
+        let connected = Kubernetes::connect(self.kubeconfig.as_deref()).await.map_err(Failed::usage)?;
+        if connected.is_none() {
+            tracing::warn!("no Kubernetes API: this is no pod, and there is no --kubeconfig; what needs it fails");
+        }
+        Ok(connected.map(Arc::new))
+    }
+}
+
+impl FetchArguments {
+    pub(super) async fn aws(&self) -> Result<Aws, Failed> {
+        Aws::load(self.region.as_deref(), Timeouts::default()).await.map_err(Failed::usage)
+    }
+
+    pub(super) fn rates(&self) -> RateLimits {
+        RateLimits { secretsmanager: self.secretsmanager_rate, parameterstore: self.parameterstore_rate }
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.1..=10_000.0).contains(number));
+    number.ok_or_else(|| "takes calls a second, a number from 0.1 to 10000".to_owned())
+}

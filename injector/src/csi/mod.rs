@@ -1,0 +1,232 @@
+//! The CSI node driver: one process on each node that mounts secrets volumes for every pod there, each
+//! under its own pod's identity, and keeps them fresh.
+
+mod metrics;
+mod mounts;
+mod node;
+mod registration;
+mod tell;
+mod tmpfs;
+mod volumes;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use coffer::push::Change;
+use coffer::source::Budgets;
+use coffer::spec::RateLimits;
+use coffer::status::Status;
+use coffer_runtime::aws::Aws;
+use prometheus_client::registry::Registry;
+use tokio::sync::OnceCell;
+use tonic::service::Routes;
+
+pub use self::metrics::MetricNames;
+use self::metrics::Metrics;
+use self::node::Services;
+pub use self::registration::Registered;
+use self::registration::Registrar;
+use self::tell::Teller;
+use self::volumes::{Published, Volumes};
+use crate::form::Ask;
+use crate::identity::{self, AgentUrl};
+use crate::kubernetes::Kubernetes;
+use crate::plan::{Passed, Planner};
+use crate::proto::csi::identity_server::IdentityServer;
+use crate::proto::csi::node_server::NodeServer;
+use crate::refusal::Refusal;
+
+/// The looks that an event brings about are spread over this time on each node.
+const SPREAD: Duration = Duration::from_millis(500);
+
+/// How a driver is to be.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its name, as CSIDriver and pods have it.
+    pub name: String,
+    /// The name of the node.
+    pub node: String,
+    /// Where AWS is asked; `None` leaves it to the node's label.
+    pub region: Option<String>,
+    /// How often volumes look for changes, where they do not say.
+    pub refresh: Duration,
+    /// How long a mount may take, retries included.
+    pub mount_timeout: Duration,
+    /// The most that the files of a volume may hold, in bytes.
+    pub volume_limit: u64,
+    /// Whether the `secretObjects` of a SecretProviderClass become Secrets of Kubernetes.
+    pub sync_secrets: bool,
+    /// How fast AWS may be asked, for each account and region.
+    pub rates: RateLimits,
+    /// Whose names the metrics bear.
+    pub metric_names: MetricNames,
+}
+
+/// The driver.
+pub struct Driver {
+    settings: Settings,
+    planner: Planner,
+    volumes: Volumes,
+    teller: Arc<Teller>,
+    metrics: Metrics,
+}
+
+impl Driver {
+    /// Nothing is asked of anyone until the first mount. `agent` is where EKS Pod Identity is asked; `None`
+    /// for the agent of the node.
+    ///
+    /// # Errors
+    /// When the kernel has no random bytes.
+    pub fn new(
+        settings: Settings,
+        aws: Aws,
+        agent: Option<AgentUrl>,
+        kubernetes: Option<Arc<Kubernetes>>,
+    ) -> io::Result<Arc<Self>> {
+        let metrics = Metrics::new(settings.metric_names);
+        let calls = Arc::new(metrics.calls().clone());
+        let budgets = Arc::new(Budgets::new(settings.rates));
+        let status = Status::default();
+        Ok(Arc::new(Self {
+            volumes: Volumes::new(status.clone(), settings.volume_limit),
+            teller: Arc::new(Teller::new(&settings, kubernetes.as_deref(), metrics.clone())?),
+            planner: Planner {
+                kubernetes,
+                identities: identity::Registry::new(aws, budgets, calls, agent),
+                status,
+                node: settings.node.clone(),
+                region: settings.region.clone(),
+                labelled: OnceCell::new(),
+                refresh: settings.refresh,
+            },
+            metrics,
+            settings,
+        }))
+    }
+
+    /// The services for the kubelet's CSI client.
+    #[must_use]
+    pub fn routes(self: &Arc<Self>) -> Routes {
+        let services = Services(Arc::clone(self));
+        Routes::new(IdentityServer::new(services.clone())).add_service(NodeServer::new(services))
+    }
+
+    /// The service for the kubelet's plugin manager, and what it has said so far. `endpoint` is the path
+    /// of the CSI socket as the kubelet sees it.
+    #[must_use]
+    pub fn registration(&self, endpoint: &str) -> (Routes, tokio::sync::watch::Receiver<Registered>) {
+        let registrar = Registrar::new(&self.settings.name, endpoint);
+        let state = registrar.state();
+        (Routes::new(registrar.into_service()), state)
+    }
+
+    /// All metrics of the process.
+    #[must_use]
+    pub fn registry(self: &Arc<Self>) -> Registry {
+        self.metrics.registry(self)
+    }
+
+    /// Has every mounted volume that these changes are about looked at, each under its own identity.
+    pub fn look(&self, changes: Vec<Change>) {
+        self.volumes.look(&changes.into(), SPREAD);
+    }
+
+    /// Ends: volumes stay mounted as they are, for the next process to take over.
+    pub async fn close(&self) {
+        self.volumes.close().await;
+    }
+
+    fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    fn node(&self) -> &str {
+        &self.settings.node
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    /// When the first credentials of all identities end.
+    fn first_expiry(&self) -> Option<SystemTime> {
+        self.planner.identities.expiries().into_iter().filter_map(|(_, ends)| ends).min()
+    }
+
+    /// Mounts a volume, or has one that is mounted be as it is asked for.
+    ///
+    /// # Errors
+    /// See [`Volumes::publish`].
+    async fn publish(
+        &self,
+        target: &Path,
+        ask: Ask,
+        passed: Passed<'_>,
+        group: Option<u32>,
+        limit: Option<Duration>,
+    ) -> Result<Published, Refusal> {
+        let limit = limit.map_or(self.settings.mount_timeout, |limit| limit.min(self.settings.mount_timeout));
+        let Ask { pod, form } = ask;
+        let target = volumes::resolved(target)?;
+        let plan = async {
+            let planned = self.planner.volume(&target, pod.clone(), form, passed, group, self.teller.told());
+            let plan = tokio::time::timeout(limit, planned).await.unwrap_or_else(|_| {
+                let limit = humantime::format_duration(limit);
+                let text = format!("the Kubernetes API did not answer within {limit}; the kubelet tries again");
+                Err(Refusal::unavailable(text))
+            })?;
+            self.teller.bind(&target, &pod, plan.class.clone());
+            Ok(plan)
+        };
+        let published = self.volumes.publish(&target, &pod, limit, plan).await;
+        match &published {
+            Ok(Published::Kept(refusal)) => self.teller.kept(&pod, &refusal.text),
+            Ok(_) => self.teller.looked_at(&pod, &target, self.volumes.trouble(&target)),
+            // The kubelet tells the pod itself. What the call before it has under way is its own.
+            Err(refusal) if refusal.code == tonic::Code::Aborted => {}
+            Err(_) => self.teller.forget(&target),
+        }
+        published
+    }
+
+    /// Takes a volume away.
+    ///
+    /// # Errors
+    /// See [`Volumes::unpublish`].
+    async fn unpublish(&self, target: &Path) -> Result<(), Refusal> {
+        let Some(target) = volumes::parent_exists(target)? else { return Ok(()) };
+        let pod = self.volumes.unpublish(&target).await?;
+        self.teller.forget(&target);
+        // With its last volume goes what the pod gave to speak for it.
+        if let Some(pod) = pod.filter(|pod| !self.volumes.any_of(&pod.uid)) {
+            self.planner.identities.withdraw(&pod.uid);
+        }
+        Ok(())
+    }
+}
+
+/// The sockets of a driver under a kubelet's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sockets {
+    /// For the CSI client.
+    pub csi: PathBuf,
+    /// For the plugin manager.
+    pub registration: PathBuf,
+}
+
+impl Sockets {
+    /// Where the kubelet looks for them (kubelet, `--root-dir`).
+    #[must_use]
+    pub fn of(kubelet: &Path, driver: &str) -> Self {
+        Self {
+            csi: kubelet.join("plugins").join(driver).join("csi.sock"),
+            registration: kubelet.join("plugins_registry").join(format!("{driver}-reg.sock")),
+        }
+    }
+}

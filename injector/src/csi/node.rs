@@ -1,0 +1,231 @@
+//! The services that the kubelet calls: CSI's Identity and Node.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use coffer_runtime::VERSION;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use super::Driver;
+use super::volumes::Published;
+use crate::form::Ask;
+use crate::plan::Passed;
+use crate::refusal::Refusal;
+use crate::proto::csi::identity_server::Identity;
+use crate::proto::csi::node_server::Node;
+use crate::proto::csi::node_service_capability::rpc::Type as Capability;
+use crate::proto::csi::node_service_capability::{Rpc, Type};
+use crate::proto::csi::volume_capability::AccessType;
+use crate::proto::csi::{
+    GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse,
+    NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse,
+    NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability, NodeUnpublishVolumeRequest,
+    NodeUnpublishVolumeResponse, ProbeRequest, ProbeResponse, VolumeCapability,
+};
+
+/// How much sooner than its own deadline the kubelet is answered, so that it hears the reason.
+const BEFORE_THE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// The driver, as the kubelet talks to it.
+#[derive(Clone)]
+pub(super) struct Services(pub(super) Arc<Driver>);
+
+#[tonic::async_trait]
+impl Identity for Services {
+    async fn get_plugin_info(
+        &self,
+        _: Request<GetPluginInfoRequest>,
+    ) -> Result<Response<GetPluginInfoResponse>, Status> {
+        let name = self.0.name().to_owned();
+        Ok(Response::new(GetPluginInfoResponse { name, vendor_version: VERSION.to_owned() }))
+    }
+
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
+        Ok(Response::new(GetPluginCapabilitiesResponse {}))
+    }
+
+    async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
+        Ok(Response::new(ProbeResponse { ready: Some(true) }))
+    }
+}
+
+#[tonic::async_trait]
+impl Node for Services {
+    async fn node_publish_volume(
+        &self,
+        request: Request<NodePublishVolumeRequest>,
+    ) -> Result<Response<NodePublishVolumeResponse>, Status> {
+        let started = Instant::now();
+        let limit = time_limit(request.metadata());
+        let result = self.publish(request.into_inner(), limit).await;
+        self.0.metrics().published(result.as_ref(), started.elapsed());
+        match result {
+            Ok(_) => Ok(Response::new(NodePublishVolumeResponse {})),
+            Err(refusal) => {
+                tracing::warn!(code = ?refusal.code, "not mounted: {}", refusal.text);
+                Err(refusal.into())
+            }
+        }
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let result = self.unpublish(&request).await;
+        self.0.metrics().unpublished(result.is_ok());
+        match result {
+            Ok(()) => Ok(Response::new(NodeUnpublishVolumeResponse {})),
+            Err(refusal) => {
+                tracing::error!(code = ?refusal.code, "not unmounted: {}", refusal.text);
+                Err(refusal.into())
+            }
+        }
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
+        // With it the kubelet tells the pod's fsGroup, and leaves the files' owners to us: also those of
+        // files that come later.
+        let rpc = Rpc { r#type: Capability::VolumeMountGroup.into() };
+        let capabilities = vec![NodeServiceCapability { r#type: Some(Type::Rpc(rpc)) }];
+        Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn node_get_info(&self, _: Request<NodeGetInfoRequest>) -> Result<Response<NodeGetInfoResponse>, Status> {
+        let node_id = self.0.node().to_owned();
+        Ok(Response::new(NodeGetInfoResponse { node_id, max_volumes_per_node: 0 }))
+    }
+}
+
+impl Services {
+    async fn publish(&self, request: NodePublishVolumeRequest, limit: Option<Duration>) -> Result<Published, Refusal> {
+        let target = volume_path(&request.volume_id, &request.target_path)?;
+        let group = mount_group(request.volume_capability.as_ref())?;
+        let ask = Ask::read(&request.volume_context)?;
+        let passed = Passed { secrets: &request.secrets, context: &request.volume_context };
+        self.0.publish(&target, ask, passed, group, limit).await
+    }
+
+    async fn unpublish(&self, request: &NodeUnpublishVolumeRequest) -> Result<(), Refusal> {
+        let target = volume_path(&request.volume_id, &request.target_path)?;
+        self.0.unpublish(&target).await
+    }
+}
+
+/// What every call for a volume has to name: the volume, and where it is.
+fn volume_path(volume: &str, target: &str) -> Result<PathBuf, Refusal> {
+    if volume.is_empty() {
+        return Err(Refusal::invalid("the request names no volume (`volume_id`)"));
+    }
+    if target.is_empty() {
+        return Err(Refusal::invalid("the request names no path (`target_path`)"));
+    }
+    let path = Path::new(target);
+    let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    if !path.is_absolute() || !path.components().all(plain) || path.file_name().is_none() {
+        let shown = target.escape_debug();
+        return Err(Refusal::invalid(format!("`target_path` is `{shown}`, and has to be an absolute path without `..`")));
+    }
+    Ok(path.components().collect())
+}
+
+/// The group that the kubelet wants files to belong to: the pod's fsGroup.
+fn mount_group(capability: Option<&VolumeCapability>) -> Result<Option<u32>, Refusal> {
+    let Some(capability) = capability else {
+        return Err(Refusal::invalid("the request says not how the volume is used (`volume_capability`)"));
+    };
+    match &capability.access_type {
+        Some(AccessType::Mount(mount)) if mount.volume_mount_group.is_empty() => Ok(None),
+        Some(AccessType::Mount(mount)) => {
+            // The highest value means "unchanged" to chown(2).
+            let group = mount.volume_mount_group.parse().ok().filter(|group| *group != u32::MAX);
+            let why = || Refusal::invalid(format!("`{}` is no id of a group", mount.volume_mount_group.escape_debug()));
+            group.map(Some).ok_or_else(why)
+        }
+        Some(AccessType::Block(_)) => Err(Refusal::invalid("a volume of files cannot be used as a block device")),
+        None => Err(Refusal::invalid("the request says not how the volume is used (`access_type`)")),
+    }
+}
+
+/// How long the kubelet waits, less what the answer needs to reach it (gRPC over HTTP/2, `Timeout`).
+fn time_limit(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = number.parse().ok().filter(|_| number.len() <= 8)?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    };
+    Some(timeout.saturating_sub(BEFORE_THE_DEADLINE).max(timeout / 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use tonic::Code;
+
+    use super::*;
+    use crate::proto::csi::volume_capability::{BlockVolume, MountVolume};
+
+    #[test]
+    fn a_path_is_absolute_and_plain() {
+        assert_eq!(volume_path("v", "/pods/a/mount/").unwrap(), Path::new("/pods/a/mount"));
+        for bad in ["", "pods/a", "/", "/pods/../etc", "/.."] {
+            assert_eq!(volume_path("v", bad).unwrap_err().code, Code::InvalidArgument, "{bad}");
+        }
+        assert_eq!(volume_path("", "/a").unwrap_err().code, Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_group_is_a_number() {
+        let of = |access_type| mount_group(Some(&VolumeCapability { access_type, access_mode: None }));
+        let mount = |group: &str| {
+            Some(AccessType::Mount(MountVolume { volume_mount_group: group.to_owned(), ..MountVolume::default() }))
+        };
+        assert_eq!(of(mount("")), Ok(None));
+        assert_eq!(of(mount("2000")), Ok(Some(2000)));
+        for bad in [mount("app"), mount("-1"), mount("4294967295"), Some(AccessType::Block(BlockVolume {})), None] {
+            assert!(of(bad).is_err());
+        }
+        assert!(mount_group(None).is_err());
+    }
+
+    #[test]
+    fn the_kubelet_is_answered_before_it_gives_up() {
+        let limit = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            time_limit(&metadata)
+        };
+        assert_eq!(limit("2M"), Some(Duration::from_secs(119)));
+        assert_eq!(limit("119999999u"), Some(Duration::from_micros(118_999_999)));
+        assert_eq!(limit("1S"), Some(Duration::from_millis(500)));
+        assert_eq!(limit("x"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "[0-9]{0,12}[HMSmun]?") {
+            let mut metadata = MetadataMap::new();
+            if let Ok(value) = text.parse() {
+                metadata.insert("grpc-timeout", value);
+            }
+            time_limit(&metadata);
+        }
+    }
+}

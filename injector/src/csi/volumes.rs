@@ -1,0 +1,292 @@
+//! The volumes of this node: which are mounted, who keeps each fresh, and one at a time for each path.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use coffer::engine::{Destination, Kept};
+use coffer::push::Change;
+use coffer::spec::VolumeSpec;
+use coffer::status::{State, Status};
+use tokio::sync::watch;
+use tonic::Code;
+
+use super::mounts::{self, Top};
+use super::tmpfs::Tmpfs;
+use crate::identity::Key;
+use crate::plan::Plan;
+use crate::pod::Pod;
+use crate::refusal::Refusal;
+
+/// What came of a volume that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Published {
+    /// A set is in place that was not before.
+    New,
+    /// It was mounted before, and is as it is to be.
+    Already,
+    /// It was mounted before and stays as it is: why it could not become what it is to be.
+    Kept(Refusal),
+}
+
+/// All volumes of this node.
+pub(super) struct Volumes {
+    slots: Mutex<HashMap<PathBuf, Arc<Slot>>>,
+    status: Status,
+    /// The most that the files of one may hold, in bytes.
+    limit: u64,
+}
+
+/// A path at which a volume is, comes or goes.
+struct Slot {
+    turn: tokio::sync::Mutex<()>,
+    held: Mutex<Option<Held>>,
+    /// How many wait to take the volume away.
+    leaving: watch::Sender<usize>,
+}
+
+/// A volume that is kept fresh.
+#[derive(Clone)]
+struct Held {
+    kept: Arc<Kept>,
+    spec: VolumeSpec,
+    access: (Key, String),
+    pod: Pod,
+}
+
+/// A volume of which something has to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) reference: String,
+    pub(super) code: String,
+    pub(super) why: String,
+}
+
+impl Volumes {
+    pub(super) fn new(status: Status, limit: u64) -> Self {
+        Self { slots: Mutex::default(), status, limit }
+    }
+
+    /// Mounts the volume of `pod` at the resolved path `target` if it is not, and has it be as `plan` says. `plan` is asked
+    /// for once it is this call's turn.
+    ///
+    /// What is mounted for the pod already stays whatever fails: a pod that runs keeps its files.
+    ///
+    /// # Errors
+    /// Why there is no set; nothing is mounted then, and if something may be, the code says so.
+    pub(super) async fn publish<P>(
+        &self,
+        target: &Path,
+        pod: &Pod,
+        limit: Duration,
+        plan: P,
+    ) -> Result<Published, Refusal>
+    where
+        P: Future<Output = Result<Plan, Refusal>>,
+    {
+        let slot = self.slot(target);
+        let busy = || Refusal::new(Code::Aborted, "another call for this volume is under way; the kubelet tries again");
+        let mut leaving = slot.leaving.subscribe();
+        let Ok(_turn) = slot.turn.try_lock() else { return Err(busy()) };
+        let deadline = Instant::now() + limit;
+        let work = async {
+            let standing = slot.stands(target, pod)?;
+            let done = match plan.await {
+                Ok(plan) => self.have(&slot, target, plan, deadline).await,
+                Err(refusal) => Err(refusal),
+            };
+            match done {
+                Err(refusal) if standing => Ok(Published::Kept(refusal)),
+                Ok(Published::New) if standing => Ok(Published::Already),
+                Ok(published) => Ok(published),
+                Err(refusal) => Err(clear_failed(target, pod, refusal)),
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            // The pod goes: what it still waits for is of no use.
+            _ = leaving.wait_for(|waiting| *waiting > 0) => Err(busy()),
+        }
+    }
+
+    /// Takes the volume at the resolved path `target` away, whatever is left of it; which pod's it was, if that is known.
+    ///
+    /// # Errors
+    /// When something stays mounted, or the folder cannot be removed.
+    pub(super) async fn unpublish(&self, target: &Path) -> Result<Option<Pod>, Refusal> {
+        let slot = self.slot(target);
+        slot.leaving.send_modify(|waiting| *waiting += 1);
+        let turn = slot.turn.lock().await;
+        slot.leaving.send_modify(|waiting| *waiting -= 1);
+        let held = slot.held().take();
+        let pod = held.as_ref().map(|held| held.pod.clone());
+        if let Some(held) = held {
+            held.kept.release().await;
+        }
+        let gone = mounts::unmount_all(target).and_then(|()| remove(target));
+        drop(turn);
+        self.drop_if_unused(target, slot);
+        gone.map(|()| pod).map_err(|error| {
+            Refusal::new(Code::Internal, format!("cannot take away {}: {error}", target.display()))
+        })
+    }
+
+    /// Has everything that these changes are about looked at within `spread`.
+    pub(super) fn look(&self, changes: &Arc<[Change]>, spread: Duration) {
+        let slots: Vec<_> = self.slots().values().cloned().collect();
+        // One delay for all: those under one identity ask together.
+        let delay = spread.mul_f64(fastrand::f64());
+        for slot in slots {
+            if let Some(held) = &*slot.held() {
+                held.kept.look(Arc::clone(changes), delay);
+            }
+        }
+    }
+
+    /// What keeps a mounted volume from being fresh, if anything.
+    pub(super) fn trouble(&self, target: &Path) -> Option<Trouble> {
+        let status = self.status.volume(target)?;
+        status.references.into_iter().find_map(|known| match known.state {
+            // Taken over a moment ago, and not looked at yet.
+            State::Stale { code, .. } if code == "NotLookedAt" => None,
+            State::Stale { code, why, .. } => Some(Trouble { reference: known.reference, code, why }),
+            State::Fresh | State::Missing { .. } => None,
+        })
+    }
+
+    /// Whether any volume is kept for the pod of that uid.
+    pub(super) fn any_of(&self, uid: &str) -> bool {
+        let slots: Vec<_> = self.slots().values().cloned().collect();
+        slots.iter().any(|slot| slot.held().as_ref().is_some_and(|held| held.pod.uid == uid))
+    }
+
+    /// How many are kept fresh, and how many of these are stale.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let slots: Vec<_> = self.slots().values().cloned().collect();
+        let kept = slots.iter().filter(|slot| slot.held().is_some()).count();
+        let is_stale = |state: &State| matches!(state, State::Stale { code, .. } if code != "NotLookedAt");
+        let volumes = self.status.volumes();
+        let stale = volumes.iter().filter(|volume| volume.references.iter().any(|known| is_stale(&known.state)));
+        (kept, stale.count())
+    }
+
+    /// Releases every volume; what is mounted stays, for the next process to take over.
+    pub(super) async fn close(&self) {
+        let slots: Vec<_> = self.slots().drain().map(|(_, slot)| slot).collect();
+        for slot in slots {
+            let held = slot.held().take();
+            if let Some(held) = held {
+                held.kept.release().await;
+            }
+        }
+    }
+
+    /// Has the volume be as planned, in this call's turn.
+    async fn have(&self, slot: &Slot, target: &Path, plan: Plan, deadline: Instant) -> Result<Published, Refusal> {
+        let Plan { mut spec, pod, access, shared, .. } = plan;
+        target.clone_into(&mut spec.path);
+        let standing = slot.stands(target, &pod)?;
+        let held = slot.held().clone();
+        if let Some(held) = held {
+            let same = standing && held.kept.is_alive() && held.pod == pod && held.access == access;
+            if same {
+                let reformed = match held.spec == spec {
+                    true => Ok(()),
+                    false => held.kept.reform(spec.clone()).await,
+                };
+                if reformed.is_ok() {
+                    *slot.held() = Some(Held { spec, ..held });
+                }
+                let why = |why| Refusal::new(Code::Unavailable, why);
+                return reformed.map(|()| Published::Already).map_err(why);
+            }
+            // Another identity, or a mount that somebody took away: begun anew, over what is there.
+            slot.held().take();
+            held.kept.release().await;
+        }
+        let destination = Tmpfs::open(target, &pod.uid, spec.owner, self.limit);
+        let destination = destination.map_err(|error| Refusal::new(Code::Unavailable, error.to_string()))?;
+        let adopted = destination.published_at().is_some();
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let kept = Kept::start(spec.clone(), Box::new(destination), &shared, limit).await?;
+        *slot.held() = Some(Held { kept: Arc::new(kept), spec, access, pod });
+        Ok(if adopted { Published::Already } else { Published::New })
+    }
+
+    fn slot(&self, target: &Path) -> Arc<Slot> {
+        let new = || Arc::new(Slot { turn: tokio::sync::Mutex::default(), held: Mutex::default(), leaving: watch::Sender::new(0) });
+        Arc::clone(self.slots().entry(target.to_owned()).or_insert_with(new))
+    }
+
+    /// A path that nobody has to do with any more is forgotten.
+    fn drop_if_unused(&self, target: &Path, slot: Arc<Slot>) {
+        let mut slots = self.slots();
+        // Taken under the lock only: the map's and this one are all there are.
+        if Arc::strong_count(&slot) == 2 && slot.held().is_none() {
+            slots.remove(target);
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a whole set of this pod is mounted.
+    fn stands(&self, target: &Path, pod: &Pod) -> Result<bool, Refusal> {
+        Tmpfs::holds_a_set(target, &pod.uid)
+            .map_err(|error| Refusal::new(Code::Unavailable, format!("cannot read the mount table: {error}")))
+    }
+}
+
+pub(super) fn resolved(target: &Path) -> Result<PathBuf, Refusal> {
+    mounts::resolve(target).map_err(|error| {
+        Refusal::new(Code::FailedPrecondition, format!("the folder above {} cannot be used: {error}", target.display()))
+    })
+}
+
+/// The resolved path, if there is a folder that it could be in.
+pub(super) fn parent_exists(target: &Path) -> Result<Option<PathBuf>, Refusal> {
+    match mounts::resolve(target) {
+        Ok(target) => Ok(Some(target)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err(Refusal::new(Code::Internal, format!("the folder above {} cannot be used: {error}", target.display())))
+        }
+    }
+}
+
+/// After a failed start nothing of ours stays that could be taken for a volume.
+fn clear_failed(target: &Path, pod: &Pod, refusal: Refusal) -> Refusal {
+    let cleared = match mounts::top(target, &pod.uid) {
+        Ok(Top::Ours) => mounts::unmount_all(target).and_then(|()| remove(target)),
+        // Another's is left as it is: a pod of before may read it.
+        Ok(Top::Foreign) => return refusal.uncertain(),
+        Ok(Top::Nothing) => Ok(()),
+        Err(error) => Err(error),
+    };
+    match cleared {
+        Ok(()) => refusal,
+        Err(_) => refusal.uncertain(),
+    }
+}
+
+/// Removes what is at the path once nothing is mounted there.
+fn remove(target: &Path) -> io::Result<()> {
+    let removed = match std::fs::symlink_metadata(target) {
+        Ok(there) if there.is_dir() => std::fs::remove_dir_all(target),
+        Ok(_) => std::fs::remove_file(target),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
