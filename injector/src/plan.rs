@@ -169,7 +169,8 @@ impl Planner {
         let class = api.class(&pod.namespace, &name).await?;
         if class.provider != "aws" {
             let provider = class.provider.escape_debug();
-            let text = format!("the SecretProviderClass `{name}` is for the provider `{provider}`, and this driver is `aws`");
+            let text =
+                format!("the SecretProviderClass `{name}` is for the provider `{provider}`, and this driver is `aws`");
             return Err(Refusal::new(Code::FailedPrecondition, text));
         }
         let mut parameters = class.parameters.clone();
@@ -260,7 +261,9 @@ impl Planner {
 fn read_list(file: &str, text: &str, target: &Path, refresh: Duration) -> Result<VolumeSpec, Refusal> {
     if text.len() > LIST_MAX {
         let length = text.len();
-        return Err(Refusal::invalid(format!("`{file}` holds {length} bytes, and {LIST_MAX} are the most for a list of files")));
+        return Err(Refusal::invalid(format!(
+            "`{file}` holds {length} bytes, and {LIST_MAX} are the most for a list of files"
+        )));
     }
     // One sentence for an event, also where there are several mistakes.
     VolumeSpec::parse(file, text, target, refresh)

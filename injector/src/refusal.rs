@@ -69,7 +69,8 @@ impl From<StartError> for Refusal {
         match error {
             StartError::NotPublished { why, after, class, .. } => {
                 let after = after.map(humantime::format_duration);
-                let after = after.map_or_else(String::new, |after| format!(" (tried for {after}; the kubelet tries again)"));
+                let after =
+                    after.map_or_else(String::new, |after| format!(" (tried for {after}; the kubelet tries again)"));
                 Self::new(code(class), format!("{why}{after}"))
             }
             StartError::Lost => Self::new(Code::Unavailable, error.to_string()),

@@ -49,6 +49,8 @@ pub(crate) enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         volume: Option<&'a Path>,
         reference: &'a str,
+        /// The one that answered.
+        region: &'a str,
         identity: &'a str,
         cause: Cause,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,6 +108,7 @@ mod tests {
         let event = Event::Fetch {
             volume: Some(Path::new("/v")),
             reference: "secretsmanager:a",
+            region: "eu-west-1",
             identity: "process",
             cause: Cause::Start,
             version: Some("1"),
@@ -114,7 +117,7 @@ mod tests {
         };
         assert_eq!(
             line(&event, SystemTime::UNIX_EPOCH).unwrap(),
-            r#"{"time":"1970-01-01T00:00:00.000Z","event":"fetch","volume":"/v","reference":"secretsmanager:a","identity":"process","cause":"start","version":"1","request_id":"r"}"#
+            r#"{"time":"1970-01-01T00:00:00.000Z","event":"fetch","volume":"/v","reference":"secretsmanager:a","region":"eu-west-1","identity":"process","cause":"start","version":"1","request_id":"r"}"#
         );
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     unique_account, unique_id,
 };
 
-/// The region that everything in the bed happens in.
+/// The region that everything in the bed happens in, unless told otherwise.
 pub const REGION: &str = "eu-west-1";
 
 /// A client of one endpoint, in one AWS account.
@@ -29,6 +29,7 @@ pub const REGION: &str = "eu-west-1";
 pub struct Aws {
     endpoint: String,
     account: String,
+    region: String,
     http: HttpClient,
 }
 
@@ -84,7 +85,12 @@ impl Aws {
     /// A client of an endpoint, in the account with these twelve digits.
     pub fn in_account(endpoint: &str, account: &str) -> Self {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        Self { endpoint, account: account.to_owned(), http: http::client() }
+        Self { endpoint, account: account.to_owned(), region: REGION.to_owned(), http: http::client() }
+    }
+
+    /// The same in another region.
+    pub fn in_region(self, region: &str) -> Self {
+        Self { region: region.to_owned(), ..self }
     }
 
     /// The account's twelve digits.
@@ -104,7 +110,7 @@ impl Aws {
     pub fn environment(&self, endpoint: &str) -> [(&'static str, String); 4] {
         [
             ("AWS_ENDPOINT_URL", endpoint.to_owned()),
-            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_REGION", self.region.clone()),
             ("AWS_ACCESS_KEY_ID", self.account.clone()),
             ("AWS_SECRET_ACCESS_KEY", "not-verified".to_owned()),
         ]
@@ -237,7 +243,7 @@ impl Aws {
 
     /// The ARN of a queue in this account.
     pub fn queue_arn(&self, name: &str) -> String {
-        format!("arn:aws:sqs:{REGION}:{}:{name}", self.account)
+        format!("arn:aws:sqs:{}:{}:{name}", self.region, self.account)
     }
 
     /// Puts a message into a queue.
@@ -324,7 +330,7 @@ impl Aws {
     }
 
     fn request(&self, service: Service, content_type: &str) -> hyper::http::request::Builder {
-        let scope = format!("{}/20260101/{REGION}/{}/aws4_request", self.account, service.signing_name());
+        let scope = format!("{}/20260101/{}/{}/aws4_request", self.account, self.region, service.signing_name());
         let authorization = format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0");
         Request::post(format!("{}/", self.endpoint))
             .header(header::AUTHORIZATION, authorization)

@@ -32,7 +32,7 @@ pub use self::{
     api::{Api, Refusal},
     etcd::{Etcd, Stored},
     image::Image,
-    node::{Event, Mount, Node, NodeOptions},
+    node::{Event, Node, NodeOptions},
 };
 use crate::{eventually, loopback::own_address};
 
@@ -148,7 +148,7 @@ impl ControlPlane {
             .start()?;
         let api = Api::new(address, &credentials)?;
         let api_server = start_api_server(&program, folder.path(), address, &credentials, &options)?;
-        let kubectl = Kubectl::new(program.clone(), credentials.kubeconfig(), folder.path().to_owned());
+        let kubectl = Kubectl::new(program.clone(), credentials.kubeconfig().to_owned(), folder.path().to_owned());
         let mut plane = Self {
             scheduler: None,
             controllers: None,
@@ -178,6 +178,11 @@ impl ControlPlane {
         &self.etcd
     }
 
+    /// How a program reaches it as an administrator.
+    pub fn kubeconfig(&self) -> &Path {
+        self.credentials.kubeconfig()
+    }
+
     /// Where it keeps its files: data, logs, and what a test puts there.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -189,11 +194,6 @@ impl ControlPlane {
     /// When it fails: with what it says.
     pub async fn kubectl<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
         self.kubectl.run(args).await
-    }
-
-    /// An administrator's kubeconfig, for a program to be told of.
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.credentials.kubeconfig()
     }
 
     /// Who has issued the tokens of its service accounts, as their claim `iss` says.

@@ -9,6 +9,7 @@
 //! - [`seccomp::Profile`] is a seccomp profile as a container runtime reads it.
 //! - [`ControlPlane`] is Kubernetes itself, etcd and API server; a [`Node`] of it runs pods.
 //! - [`aws_encryption_provider`] is the plugin that `coffer-kms` replaces, or a stand-in for it.
+//! - [`csi::Kubelet`] is a kubelet's end of a CSI driver, in a mount namespace of its own.
 //! - [`TokenFile`] is a pod's web-identity token.
 //!
 //! Whatever starts here ends with the test: a process, a thread or a folder lives no longer
@@ -18,6 +19,7 @@ mod aep;
 pub mod aws;
 mod cases;
 pub mod cluster;
+pub mod csi;
 mod form;
 mod http;
 mod localstack;
@@ -49,7 +51,7 @@ pub use self::{
     service::Service,
     tls::TlsFront,
     tmpfs::tmpfs_dir,
-    token::TokenFile,
+    token::{TokenFile, web_identity_token},
     unique::{unique_account, unique_id, unique_name},
     volume::{SetReader, Snapshot},
     wait::eventually,

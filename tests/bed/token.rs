@@ -44,14 +44,15 @@ impl TokenFile {
 
     /// Puts a new token in the old one's place, in one step.
     pub fn replace(&mut self, subject: &str, audience: &str) -> Result<()> {
-        let token = jwt(subject, audience)?;
+        let token = web_identity_token(subject, audience)?;
         write_whole(&self.path(), &token)?;
         self.token = token;
         Ok(())
     }
 }
 
-fn jwt(subject: &str, audience: &str) -> Result<String> {
+/// A web-identity token of a subject for an audience: a JWT in all but its signature. No two are alike.
+pub fn web_identity_token(subject: &str, audience: &str) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let header = json!({"alg": "RS256", "kid": "coffer-test", "typ": "JWT"});
     let claims = json!({

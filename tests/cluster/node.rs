@@ -60,7 +60,7 @@ async fn pods_run_are_looked_into_and_outlive_the_kubelet() -> Result<()> {
     let uid = running["metadata"]["uid"].as_str().context("no UID")?;
     let mounts = node.mounts_of(uid)?;
     ensure!(mounts.len() == 1 && mounts[0].kind == "tmpfs", "{mounts:?}");
-    ensure!(fs::read_to_string(node.inside(&mounts[0].path).join("token"))? == token);
+    ensure!(fs::read_to_string(node.inside(&mounts[0].point).join("token"))? == token);
 
     node.restart_kubelet().await?;
     // It learns of its pods a moment after it is well.

@@ -1,8 +1,9 @@
-//! `coffer-kms` before clients that are not ours: the API server's own Go code, of two releases, and Python's
-//! gRPC, boto3 and cryptography.
+//! Our programs before clients that are not ours. `coffer-kms` before the API server's own Go code, of two
+//! releases, and Python's gRPC, boto3 and cryptography; `coffer-injector csi` before the CSI project's suite and
+//! the kubelet's clients.
 //!
-//! Each Go test is a test here, so that one of them fails by its name. The Go binaries start the plugin
-//! themselves, as often as a test needs; LocalStack is KMS. Needs Go.
+//! Each Go test is a test here, so that one of them fails by its name. The Go binaries start the program
+//! themselves, as often as a test needs; LocalStack is AWS. Needs Go.
 //!
 //! `AEP_BINARY` names an AWS Encryption Provider to compare with (`go build ./cmd/server` of its sources);
 //! without one a stand-in of the same rules takes its part. `PLUGIN_KIND=aep` with `PLUGIN_BINARY` runs the tests against
@@ -17,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use bed::{Aws, LocalStack, Process, Program, Service, eventually, tmpfs_dir, unique_name};
+use bed::{Aws, LocalStack, Process, Program, Service, aws::ParameterType, eventually, tmpfs_dir, unique_name};
 use serde_json::json;
 use tokio::{process::Command, sync::OnceCell};
 
@@ -74,25 +75,74 @@ async fn create_key(aws: &Aws) -> Result<String> {
     }
 }
 
+/// Which of our programs a Go module tests.
+#[derive(Clone, Copy)]
+enum Tested {
+    /// `coffer-kms`.
+    Plugin,
+    /// `coffer-injector csi`.
+    Driver,
+}
+
+impl Tested {
+    /// What the Go tests read.
+    async fn variables(self) -> Result<Vec<(&'static str, OsString)>> {
+        match self {
+            Self::Plugin => {
+                let mut variables = vec![("PLUGIN_BINARY", Program::new("coffer-kms").path()?.into())];
+                variables.extend(Kms::new().await?.variables().await?);
+                Ok(variables)
+            }
+            Self::Driver => {
+                let endpoint = LocalStack::shared().await?.url();
+                let aws = Aws::new(endpoint);
+                aws.create_secret("conformance/secret", "conformance-secret").await?;
+                aws.put_parameter("/conformance/parameter", ParameterType::SecureString, "conformance-parameter")
+                    .await?;
+                Ok(vec![
+                    ("CSI_BINARY", Program::new("coffer-injector").path()?.into()),
+                    ("AWS_ENDPOINT_URL", endpoint.into()),
+                    ("AWS_REGION", bed::aws::REGION.into()),
+                    ("ROLE_ARN", aws.role_arn("conformance").into()),
+                ])
+            }
+        }
+    }
+
+    /// What runs a binary of tests. A driver's tests have to see what it mounts, and nobody else does.
+    fn command(self, binary: &Path) -> Command {
+        match self {
+            Self::Plugin => Command::new(binary),
+            Self::Driver => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "--propagation", "private", "--"]).arg(binary);
+                command
+            }
+        }
+    }
+}
+
 /// A Go module of tests, compiled once for this process.
 struct GoModule {
     name: &'static str,
+    tested: Tested,
     compiled: OnceCell<PathBuf>,
 }
 
 impl GoModule {
-    const fn new(name: &'static str) -> Self {
-        Self { name, compiled: OnceCell::const_new() }
+    const fn new(name: &'static str, tested: Tested) -> Self {
+        Self { name, tested, compiled: OnceCell::const_new() }
     }
 
     async fn run(&self, test: &str) -> Result<()> {
-        let kms = Kms::new().await?;
-        let done = Command::new(self.binary().await?)
+        let variables = self.tested.variables().await?;
+        let done = self
+            .tested
+            .command(self.binary().await?)
             .args(["-test.v", "-test.parallel=8", "-test.timeout", PATIENCE, "-test.run", &format!("^{test}$")])
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-            .env("PLUGIN_BINARY", Program::new("coffer-kms").path()?)
-            .envs(kms.variables().await?)
+            .envs(variables)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()
@@ -138,12 +188,12 @@ fn written(done: &std::process::Output) -> String {
 
 /// Gives each test of a Go module a test of the same name, and one that none is forgotten.
 macro_rules! go_tests {
-    ($module:ident: $folder:literal, $($test:ident)*) => {
+    ($module:ident: $folder:literal, $tested:ident, $($test:ident)*) => {
         #[allow(non_snake_case, reason = "the names are Go's")]
         mod $module {
-            use super::{GoModule, Result};
+            use super::{GoModule, Result, Tested};
 
-            static MODULE: GoModule = GoModule::new($folder);
+            static MODULE: GoModule = GoModule::new($folder, Tested::$tested);
 
             $(#[tokio::test]
             async fn $test() -> Result<()> {
@@ -161,7 +211,7 @@ macro_rules! go_tests {
 }
 
 go_tests!(
-    kms: "kms",
+    kms: "kms", Plugin,
     TestAPIServerHoldsThePluginToItsVersion
     TestAPIServerMovesFromV1ToV2
     TestAPIServerNamesTheProviderThatFails
@@ -206,9 +256,19 @@ go_tests!(
 );
 
 go_tests!(
-    kms_v031: "kms-v031",
+    kms_v031: "kms-v031", Plugin,
     TestAPIServerWritesAndReads
     TestV2Client
+);
+
+go_tests!(
+    csi: "csi", Driver,
+    TestAVolumeByTheKubeletsMessages
+    TestEveryAuthority
+    TestKubeletRegistersTheDriver
+    TestSanityWithTokensInSecrets
+    TestSanityWithTokensInTheContext
+    TestUnknownCallsAreUnimplemented
 );
 
 #[tokio::test]

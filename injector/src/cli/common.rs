@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use coffer::spec::RateLimits;
 use coffer_injector::form::interval;
-use coffer_injector::kubernetes::Kubernetes;
 use coffer_injector::identity::AgentUrl;
+use coffer_injector::kubernetes::Kubernetes;
 use coffer_runtime::aws::{Aws, Timeouts};
 use coffer_runtime::telemetry::{LogFormat, LogLevel, init_logs};
 use tokio::net::TcpListener;
@@ -28,7 +28,7 @@ pub(super) struct ProcessArguments {
     pub(super) listen: SocketAddr,
 
     /// How much to log: off, error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", env = "COFFER_LOG", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", env = "COFFER_LOG_LEVEL", default_value = "info")]
     pub(super) log_level: LogLevel,
 
     /// text or json
@@ -64,11 +64,7 @@ impl ProcessArguments {
     /// Starts the log and the runtime.
     pub(super) fn start(&self) -> Result<Runtime, Failed> {
         init_logs(self.log_level, self.log_format);
-        tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(Failed::at_run_time)
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failed::at_run_time)
     }
 
     pub(super) async fn listener(&self) -> Result<TcpListener, Failed> {

@@ -168,9 +168,8 @@ impl Csi {
         }
         // Tokens of every pod of the node pass here: for the kubelet, and for nobody else.
         let access = Access { mode: Mode::default(), owner: None, group: None, peers: Some(Peers::root_and_own()) };
-        let open = |address: &Address| {
-            Socket::open(address, &access, &mut Inherited::default()).map_err(Failed::at_run_time)
-        };
+        let open =
+            |address: &Address| Socket::open(address, &access, &mut Inherited::default()).map_err(Failed::at_run_time);
         let csi = open(&endpoint)?;
         let registration = match self.no_registration {
             true => None,

@@ -12,7 +12,6 @@ use super::Driver;
 use super::volumes::Published;
 use crate::form::Ask;
 use crate::plan::Passed;
-use crate::refusal::Refusal;
 use crate::proto::csi::identity_server::Identity;
 use crate::proto::csi::node_server::Node;
 use crate::proto::csi::node_service_capability::rpc::Type as Capability;
@@ -24,6 +23,7 @@ use crate::proto::csi::{
     NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability, NodeUnpublishVolumeRequest,
     NodeUnpublishVolumeResponse, ProbeRequest, ProbeResponse, VolumeCapability,
 };
+use crate::refusal::Refusal;
 
 /// How much sooner than its own deadline the kubelet is answered, so that it hears the reason.
 const BEFORE_THE_DEADLINE: Duration = Duration::from_secs(1);
@@ -133,7 +133,9 @@ fn volume_path(volume: &str, target: &str) -> Result<PathBuf, Refusal> {
     let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
     if !path.is_absolute() || !path.components().all(plain) || path.file_name().is_none() {
         let shown = target.escape_debug();
-        return Err(Refusal::invalid(format!("`target_path` is `{shown}`, and has to be an absolute path without `..`")));
+        return Err(Refusal::invalid(format!(
+            "`target_path` is `{shown}`, and has to be an absolute path without `..`"
+        )));
     }
     Ok(path.components().collect())
 }

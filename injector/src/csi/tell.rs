@@ -12,9 +12,9 @@ use coffer::file::FileName;
 use coffer::notify::{NotifyCounters, RotationProbe};
 use coffer::render::{RenderedFile, RenderedSet};
 
+use super::Settings;
 use super::metrics::Metrics;
 use super::volumes::Trouble;
-use super::Settings;
 use crate::kubernetes::{Events, Kubernetes, PodStatus, SecretSync};
 use crate::plan::Described;
 use crate::pod::Pod;

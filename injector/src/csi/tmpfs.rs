@@ -96,7 +96,9 @@ impl Tmpfs {
         if total > self.limit {
             let limit = self.limit;
             let fix = "ask for fewer or smaller files, or raise --max-volume-size";
-            return Err(DestinationError::Refused(format!("the files hold {total} bytes, and {limit} are the most; {fix}")));
+            return Err(DestinationError::Refused(format!(
+                "the files hold {total} bytes, and {limit} are the most; {fix}"
+            )));
         }
         let wanted = capacity_for(set);
         match &mut self.mounted {

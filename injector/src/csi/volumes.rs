@@ -128,9 +128,8 @@ impl Volumes {
         let gone = mounts::unmount_all(target).and_then(|()| remove(target));
         drop(turn);
         self.drop_if_unused(target, slot);
-        gone.map(|()| pod).map_err(|error| {
-            Refusal::new(Code::Internal, format!("cannot take away {}: {error}", target.display()))
-        })
+        gone.map(|()| pod)
+            .map_err(|error| Refusal::new(Code::Internal, format!("cannot take away {}: {error}", target.display())))
     }
 
     /// Has everything that these changes are about looked at within `spread`.
@@ -216,7 +215,13 @@ impl Volumes {
     }
 
     fn slot(&self, target: &Path) -> Arc<Slot> {
-        let new = || Arc::new(Slot { turn: tokio::sync::Mutex::default(), held: Mutex::default(), leaving: watch::Sender::new(0) });
+        let new = || {
+            Arc::new(Slot {
+                turn: tokio::sync::Mutex::default(),
+                held: Mutex::default(),
+                leaving: watch::Sender::new(0),
+            })
+        };
         Arc::clone(self.slots().entry(target.to_owned()).or_insert_with(new))
     }
 

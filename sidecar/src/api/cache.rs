@@ -340,7 +340,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(delay)).await;
             if let Some((class, code)) = *self.trouble.lock().unwrap() {
                 let cause = AwsError::new("secretsmanager:GetSecretValue", class, code, "no");
-                return Err(FetchError { cause, identity: "process".into(), region: "eu-west-1".into() });
+                return Err(FetchError::new(cause, "process", "eu-west-1"));
             }
             Ok(Whole::Secret(WholeSecret {
                 arn: None,

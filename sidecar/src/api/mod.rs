@@ -158,7 +158,7 @@ impl Api {
             let source = Arc::clone(&source);
             Box::pin(async move {
                 let found = source.whole(&key.access, &key.query).await;
-                audit(journal, &key, &source.identity(&key.access), &found);
+                audit(journal, &key, &source, &found);
                 found
             })
         };
@@ -223,7 +223,9 @@ impl std::fmt::Debug for Api {
     }
 }
 
-fn audit(journal: Journal, key: &Key, identity: &str, found: &Result<Whole, FetchError>) {
+fn audit(journal: Journal, key: &Key, source: &Source, found: &Result<Whole, FetchError>) {
+    let region = key.access.region.as_deref().unwrap_or(source.region());
+    let identity = &source.identity(&key.access);
     let reference = &key.query.to_string();
     let (version, request_id, error) = match found {
         Ok(whole) => {
@@ -233,7 +235,7 @@ fn audit(journal: Journal, key: &Key, identity: &str, found: &Result<Whole, Fetc
         Err(error) => (None, error.cause.request_id.as_deref(), Some(error.cause.code.as_str())),
     };
     let (volume, cause, version) = (None, Cause::Api, version.as_deref());
-    journal.write(&Event::Fetch { volume, reference, identity, cause, version, request_id, error });
+    journal.write(&Event::Fetch { volume, reference, region, identity, cause, version, request_id, error });
 }
 
 impl Inner {

@@ -125,7 +125,7 @@ mod tests {
 
     fn answer(action: &'static str, class: Class, code: &str, message: &str) -> (u16, String) {
         let cause = AwsError::new(action, class, code, message);
-        let error = FetchError { cause, identity: "process".to_owned(), region: "eu-west-1".to_owned() };
+        let error = FetchError::new(cause, "process", "eu-west-1");
         let refusal = Refusal::of_aws(&error);
         (refusal.status.as_u16(), refusal.body)
     }

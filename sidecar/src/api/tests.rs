@@ -112,7 +112,7 @@ fn parameter() -> WholeParameter {
 
 fn refused(class: Class, code: &str) -> FetchError {
     let cause = AwsError::new("secretsmanager:GetSecretValue", class, code, "AWS says no.");
-    FetchError { cause, identity: "process".into(), region: "eu-west-1".into() }
+    FetchError::new(cause, "process", "eu-west-1")
 }
 
 fn role(name: &str, external_id: Option<&str>) -> RoleStep {

@@ -16,6 +16,8 @@ pub(super) struct Entry {
     pub(super) files: Vec<usize>,
     /// What the set in place was made from, as far as this process made it.
     pub(super) seen: Option<Seen>,
+    /// The second region, where it was the one that gave what is there.
+    pub(super) elsewhere: Option<String>,
     pub(super) state: State,
     /// Optional, and AWS said that it is not there.
     pub(super) absent: bool,
@@ -48,6 +50,7 @@ impl Entry {
         Self {
             files: Vec::new(),
             seen: None,
+            elsewhere: None,
             state: State::Missing { code: "NotFetched".to_owned(), why: "not fetched yet".to_owned() },
             absent: false,
             last_success: None,

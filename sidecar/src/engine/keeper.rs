@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use coffer_runtime::aws::Class;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::destination::Destination;
@@ -22,7 +20,7 @@ use crate::notify::{Notifier, Swap, SwappedFile};
 use crate::push::Change;
 use crate::render::{Origin, RenderedFile, RenderedSet};
 use crate::schedule::Schedule;
-use crate::source::{Answer, FetchError, Found, Question};
+use crate::source::{Answer, FetchError, Found, Question, Reply};
 use crate::spec::{Access, FileSpec, Reference, VolumeSpec, Wanted};
 use crate::status::{ReferenceStatus, State, VolumeStatus};
 use crate::volume::{Outcome, VolumeError};
@@ -233,16 +231,17 @@ impl Keeper {
         for (wanted, entry) in &mut self.entries {
             let seen = entry.seen.as_ref();
             let region = wanted.access.region.as_deref().unwrap_or(self.shared.source.region());
+            let other = wanted.failover.as_deref();
             let known = |change: &&Change| {
                 change.version.is_some() && change.version.as_ref() == seen.map(|seen| &seen.version)
             };
             let arn = seen.and_then(|seen| seen.arn.as_deref());
             let concerned = match hint {
                 Hint::Everything => true,
-                Hint::Changes(changes) => changes
-                    .iter()
-                    .filter(|change| !known(change))
-                    .any(|change| change.names(&wanted.reference, arn, region)),
+                Hint::Changes(changes) => changes.iter().filter(|change| !known(change)).any(|change| {
+                    change.names(&wanted.reference, arn, region)
+                        || other.is_some_and(|other| change.names(&other.reference, arn, &other.region))
+                }),
             };
             if concerned {
                 entry.due = entry.due.min(at);
@@ -321,43 +320,27 @@ impl Keeper {
 
     /// Asks for `wanted`. With `compare`, what is unchanged comes without its value.
     async fn look(&self, wanted: Vec<Wanted>, compare: bool, since: Instant, cause: Cause) -> Round {
-        let mut by_access: BTreeMap<Access, Vec<Question>> = BTreeMap::new();
-        for wanted in &wanted {
-            let seen = self.entries[wanted].seen.as_ref().filter(|_| compare);
-            let known = seen.map(|seen| seen.version.clone());
-            let question = Question { reference: wanted.reference.clone(), known };
-            by_access.entry(wanted.access.clone()).or_default().push(question);
-        }
-        let mut looks = JoinSet::new();
-        for (access, questions) in by_access {
-            let source = Arc::clone(&self.shared.source);
-            looks.spawn(async move {
-                let found = source.look(&access, questions, since).await;
-                (access, found)
-            });
-        }
-        // Whatever happens to a look, a reference that was asked for does not stay without a word.
-        let lost = Failure {
-            class: Class::Transient,
-            code: "Unanswered".to_owned(),
-            text: "the look ended unexpectedly".to_owned(),
+        let question = |wanted: Wanted| {
+            let entry = &self.entries[&wanted];
+            let known = entry.seen.as_ref().filter(|_| compare).map(|seen| seen.version.clone());
+            // Only where there is a second region does it matter.
+            let in_place = wanted.failover.is_some() && self.version_in_place(&wanted, entry).is_some();
+            Question { wanted, known, in_place }
         };
-        let mut round =
-            Round { failed: wanted.into_iter().map(|wanted| (wanted, lost.clone())).collect(), ..Round::default() };
-        while let Some(look) = looks.join_next().await {
-            let Ok((access, found)) = look else { continue };
-            for (reference, result) in found {
-                let wanted = Wanted { reference, access: access.clone(), failover: None };
-                round.failed.remove(&wanted);
-                self.audit(&wanted, &result, cause);
-                self.sort_in(&mut round, wanted, result, compare);
-            }
+        let mut round = Round::default();
+        for (wanted, result) in self.shared.source.look(wanted.into_iter().map(question).collect(), since).await {
+            self.audit(&wanted, &result, cause);
+            self.sort_in(&mut round, wanted, result, compare);
         }
         round
     }
 
-    fn sort_in(&self, round: &mut Round, wanted: Wanted, result: Result<Found, FetchError>, compare: bool) {
-        match result {
+    fn sort_in(&self, round: &mut Round, wanted: Wanted, result: Result<Reply, FetchError>, compare: bool) {
+        let found = result.map(|reply| {
+            round.elsewhere.extend(reply.failed_over.then(|| (wanted.clone(), reply.region)));
+            reply.found
+        });
+        match found {
             Ok(Found::Unchanged { next_rotation }) => {
                 round.rotations.extend(next_rotation.map(|date| (wanted.clone(), date)));
                 round.unchanged.push(wanted);
@@ -562,6 +545,7 @@ impl Keeper {
                     if let Some(seen) = round.seen.get(wanted) {
                         entry.seen = Some(seen.clone());
                     }
+                    entry.elsewhere = round.elsewhere.get(wanted).cloned();
                     news.fresh.extend(entry.succeed(now).map(|age| (wanted.reference.to_string(), age)));
                     entry.due = match starting {
                         true => self.schedule.after_start(now),
@@ -578,8 +562,9 @@ impl Keeper {
     /// AWS answers again: what failed on the way to it need not wait its time out.
     fn hasten(&mut self, round: &Round, now: SystemTime) {
         let soon = now + HASTENED;
-        let answered: BTreeSet<&Access> =
-            round.answers.keys().chain(&round.unchanged).map(|wanted| &wanted.access).collect();
+        let by_first = |wanted: &&Wanted| !round.elsewhere.contains_key(*wanted);
+        let answered = round.answers.keys().chain(&round.unchanged).filter(by_first);
+        let answered: BTreeSet<&Access> = answered.map(|wanted| &wanted.access).collect();
         for (wanted, entry) in &mut self.entries {
             let asked = round.failed.contains_key(wanted) || round.answers.contains_key(wanted);
             if !asked && entry.trouble.is_some_and(|trouble| trouble.on_the_way) && answered.contains(&wanted.access) {
@@ -660,6 +645,11 @@ impl Keeper {
         files.into_iter().find_map(|file| version_in_place(file, wanted, self.destination.as_ref()))
     }
 
+    /// The region that is asked first.
+    fn region<'a>(&'a self, wanted: &'a Wanted) -> &'a str {
+        wanted.access.region.as_deref().unwrap_or(self.shared.source.region())
+    }
+
     fn due_by(&self, time: SystemTime) -> Vec<Wanted> {
         let due = |entry: &Entry| entry.due <= time || self.wait(entry).is_zero();
         self.entries.iter().filter(|(_, entry)| due(entry)).map(|(wanted, _)| wanted.clone()).collect()
@@ -678,20 +668,26 @@ impl Keeper {
         if wait > self.schedule.longest_wait(entry.trouble.is_some()) { Duration::ZERO } else { wait }
     }
 
-    fn audit(&self, wanted: &Wanted, result: &Result<Found, FetchError>, cause: Cause) {
+    fn audit(&self, wanted: &Wanted, result: &Result<Reply, FetchError>, cause: Cause) {
         let identity = &self.shared.source.identity(&wanted.access);
+        let (region, failed_over) = match result {
+            Ok(reply) => (&reply.region, reply.failed_over),
+            Err(error) => (&error.region, false),
+        };
+        let asked =
+            wanted.failover.as_ref().filter(|_| failed_over).map_or(&wanted.reference, |other| &other.reference);
         let line = |reference: &str, version, request_id, error| {
-            let event =
-                Event::Fetch { volume: Some(self.path()), reference, identity, cause, version, request_id, error };
+            let volume = Some(self.path());
+            let event = Event::Fetch { volume, reference, region, identity, cause, version, request_id, error };
             self.shared.journal.write(&event);
         };
-        let reference = wanted.reference.to_string();
-        match result {
+        let reference = asked.to_string();
+        match result.as_ref().map(|reply| &reply.found) {
             Ok(Found::Unchanged { .. }) => {}
             Ok(Found::Answer { answer, .. }) => match &**answer {
                 Answer::One(fetched) => line(&reference, Some(&fetched.version), fetched.request_id.as_deref(), None),
                 Answer::Tree(parameters) => {
-                    let Reference::Path(path) = &wanted.reference else { return };
+                    let Reference::Path(path) = asked else { return };
                     for (rest, fetched) in parameters {
                         let name = format!("parameterstore:{}/{rest}", path.path.trim_end_matches('/'));
                         line(&name, Some(&fetched.version), fetched.request_id.as_deref(), None);
@@ -705,7 +701,11 @@ impl Keeper {
     fn tell(&self) {
         let references = self.entries.iter().map(|(wanted, entry)| ReferenceStatus {
             reference: wanted.reference.to_string(),
-            region: wanted.access.region.clone(),
+            region: match (&entry.elsewhere, &wanted.failover) {
+                (None, None) => wanted.access.region.clone(),
+                (Some(region), _) => Some(region.clone()),
+                (None, Some(_)) => Some(self.region(wanted).to_owned()),
+            },
             role: wanted.access.role.as_ref().map(|role| role.role_arn.clone()),
             state: entry.state.clone(),
             version: match &entry.seen {

@@ -34,6 +34,8 @@ pub(super) struct Round {
     /// When AWS will rotate, where that is known.
     pub(super) rotations: BTreeMap<Wanted, SystemTime>,
     pub(super) unchanged: Vec<Wanted>,
+    /// The region that gave what the first did not.
+    pub(super) elsewhere: BTreeMap<Wanted, String>,
     pub(super) failed: BTreeMap<Wanted, Failure>,
 }
 
@@ -74,6 +76,8 @@ impl Round {
     /// Takes a later round's results over this one's.
     pub(super) fn absorb(&mut self, later: Self) {
         self.failed.retain(|wanted, _| !later.answers.contains_key(wanted));
+        self.elsewhere.retain(|wanted, _| !later.answers.contains_key(wanted));
+        self.elsewhere.extend(later.elsewhere);
         self.answers.extend(later.answers);
         self.seen.extend(later.seen);
         self.rotations.extend(later.rotations);

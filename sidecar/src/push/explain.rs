@@ -42,7 +42,7 @@ pub(super) fn why(error: &AwsError, identity: &str, region: &str, arn: &str) -> 
             )
         }
         Class::Invalid if about_sqs => format!("correct `sqs` under `push`; SQS does not accept {arn} as it is"),
-        _ => FetchError { cause: error.clone(), identity: identity.to_owned(), region: region.to_owned() }.fix(),
+        _ => FetchError::new(error.clone(), identity, region).fix(),
     };
     format!("{error}; {fix}")
 }

@@ -130,6 +130,21 @@ pub enum RenderError {
     /// A template has no result for its values.
     #[error(transparent)]
     Template(#[from] TemplateFault),
+    /// An entry of a SecretProviderClass's `jmesPath` has no string in the value.
+    #[error("{said}; {why}")]
+    OfClass {
+        /// What AWS's provider says of it, to the letter: people search for it.
+        said: String,
+        /// What is the matter, and the fix.
+        why: String,
+    },
+}
+
+impl Value {
+    fn as_text(&self) -> Result<&str, RenderError> {
+        let Self::Text(text) = self else { return Err(RenderError::Binary) };
+        str::from_utf8(text.expose()).map_err(|_| RenderError::Binary)
+    }
 }
 
 /// Renders `value`: what `select` finds in it, or all of it, written in `format`.
@@ -156,16 +171,17 @@ pub fn render(value: &Value, select: Option<&Selector>, format: Format) -> Resul
             Format::Pkcs12 => return pkcs12::pkcs12(value, select),
         }
     }
-    let Value::Text(text) = value else { return Err(RenderError::Binary) };
-    let text = str::from_utf8(text.expose()).map_err(|_| RenderError::Binary)?;
-    if select.is_none() && format == Format::Json {
-        json::check(text)?;
-        return Ok(Secret::copy_of(text.as_bytes()));
-    }
-    let mut json = Json::parse(text)?;
-    if let Some(selector) = select {
-        json = selector.find(&json)?;
-    }
+    let json = match select {
+        Some(selector) => selector.find_in(value)?,
+        None => {
+            let text = value.as_text()?;
+            if format == Format::Json {
+                json::check(text)?;
+                return Ok(Secret::copy_of(text.as_bytes()));
+            }
+            Json::parse(text)?
+        }
+    };
     match format {
         Format::Raw => Ok(written(|out| json.write_plain(out))),
         Format::Base64 => Ok(base64(&written(|out| json.write_plain(out)))),

@@ -2,6 +2,7 @@
 
 mod evaluate;
 mod function;
+mod strings;
 #[cfg(test)]
 mod tests;
 
@@ -14,8 +15,9 @@ use jmespath::Variable;
 use jmespath::ast::Ast;
 
 use self::function::Function;
-use super::RenderError;
+use self::strings::StringsOnly;
 use super::json::{Json, write_string};
+use super::{RenderError, Value};
 
 /// Longest selector, in bytes.
 const LENGTH_MAX: usize = 1024;
@@ -34,11 +36,13 @@ const NESTING_MAX: usize = 40;
 /// their digits, and are compared and sorted by them, to the last; only arithmetic takes them as
 /// 64-bit floats, and refuses what would lose digits there.
 ///
-/// Equal selectors are those of equal text.
+/// Equal selectors are those of equal text that select for the same purpose.
 #[derive(Clone)]
 pub struct Selector {
     text: Box<str>,
     ast: Arc<Ast>,
+    /// Whether it is an entry of a class, which takes strings only.
+    strings: Option<Arc<StringsOnly>>,
 }
 
 /// Why a text is no [`Selector`]. Columns count characters from 1.
@@ -135,7 +139,15 @@ impl Selector {
             return Err(SelectorError::Constant { text: expression.to_owned() });
         }
         check(&ast, expression)?;
-        Ok(Self { text: expression.into(), ast: Arc::new(ast) })
+        Ok(Self { text: expression.into(), ast: Arc::new(ast), strings: None })
+    }
+
+    /// Takes `path` as the selector of a SecretProviderClass: an entry of the `jmesPath` of `object`
+    /// with the file name `alias`. It finds strings only, and what is wrong with a value it says in
+    /// the words of AWS's provider first.
+    pub fn strings_only(path: &str, object: &str, alias: &str) -> Result<Self, SelectorError> {
+        let strings = StringsOnly { object: object.to_owned(), alias: alias.to_owned() };
+        Ok(Self { strings: Some(Arc::new(strings)), ..Self::new(path)? })
     }
 
     /// The expression as it was written.
@@ -144,15 +156,31 @@ impl Selector {
         &self.text
     }
 
+    /// What the selector finds in `value`, which is the text of a JSON; never null.
+    pub(super) fn find_in(&self, value: &Value) -> Result<Arc<Json>, RenderError> {
+        match &self.strings {
+            None => self.find(&Json::parse(value.as_text()?)?),
+            Some(strings) => strings.find_in(self, value),
+        }
+    }
+
     /// What the selector finds in `json`; never null.
     pub(super) fn find(&self, json: &Arc<Json>) -> Result<Arc<Json>, RenderError> {
         evaluate::find(&self.ast, &self.text, json)
     }
 }
 
+impl fmt::Display for Selector {
+    /// What tells it from every other selector. No expression ends in ` as string`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        if self.strings.is_some() { f.write_str(" as string") } else { Ok(()) }
+    }
+}
+
 impl PartialEq for Selector {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.text == other.text && self.strings == other.strings
     }
 }
 
@@ -166,7 +194,7 @@ impl Hash for Selector {
 
 impl fmt::Debug for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Selector").field(&self.text).finish()
+        f.debug_tuple("Selector").field(&self.to_string()).finish()
     }
 }
 

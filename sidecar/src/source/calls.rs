@@ -25,6 +25,15 @@ pub(super) mod action {
     pub(in crate::source) const GET_PARAMETER: &str = "ssm:GetParameter";
     pub(in crate::source) const GET_PARAMETERS: &str = "ssm:GetParameters";
     pub(in crate::source) const GET_BY_PATH: &str = "ssm:GetParametersByPath";
+
+    /// What gives the value of that reference.
+    pub(in crate::source) fn of(reference: &crate::spec::Reference) -> &'static str {
+        match reference {
+            crate::spec::Reference::Secret(_) => GET_SECRET,
+            crate::spec::Reference::Parameter(_) => GET_PARAMETERS,
+            crate::spec::Reference::Path(_) => GET_BY_PATH,
+        }
+    }
 }
 
 /// The clients of one identity in one region.

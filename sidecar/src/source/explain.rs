@@ -4,20 +4,42 @@ use std::fmt;
 
 use coffer_runtime::aws::{AwsError, Class};
 
+use crate::spec::Reference;
+
 /// A reference could not be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchError {
-    /// What AWS said.
+    /// What AWS said; of two regions, what leaves more hope.
     pub cause: AwsError,
-    /// The identity that asked: a role's ARN, or `process`.
+    /// The identity that asked: a role's ARN, `pod identity of NAMESPACE/SERVICEACCOUNT`, or `process`.
     pub identity: String,
-    /// Where it asked.
+    /// Where it asked, and was told that.
     pub region: String,
+    /// What both regions said, where two were asked.
+    everywhere: Option<String>,
 }
 
 impl FetchError {
-    pub(super) fn new(cause: AwsError, identity: &str, region: &str) -> Self {
-        Self { cause, identity: identity.to_owned(), region: region.to_owned() }
+    pub(crate) fn new(cause: AwsError, identity: &str, region: &str) -> Self {
+        Self { cause, identity: identity.to_owned(), region: region.to_owned(), everywhere: None }
+    }
+
+    /// Neither region gave it. The text begins as that of AWS's own provider for the Secrets Store CSI
+    /// driver, which people search for (`server.go`, `secrets_manager_provider.go`).
+    pub(super) fn everywhere(reference: &Reference, first: Self, second: Self) -> Self {
+        let lead = match reference {
+            Reference::Secret(secret) => format!(
+                "Failed to fetch secret from all regions. Verify secret exists and required permissions are granted for: {}",
+                secret.id
+            ),
+            Reference::Parameter(_) | Reference::Path(_) => "Failed to fetch parameters from all regions.".to_owned(),
+        };
+        let (one, other) = (first.fix(), second.fix());
+        let fix = if one == other { one } else { format!("{one}; {other}") };
+        let text =
+            format!("{lead} (in {}: {}; in {}: {}); {fix}", first.region, first.cause, second.region, second.cause);
+        let hopeful = if hope(second.cause.class) > hope(first.cause.class) { second } else { first };
+        Self { everywhere: Some(text), ..hopeful }
     }
 
     /// What mends it, in one clause.
@@ -26,7 +48,8 @@ impl FetchError {
         let region = &self.region;
         let who = match self.identity.as_str() {
             "process" => "the identity of this process".to_owned(),
-            role => role.to_owned(),
+            role if role.starts_with("arn:") => role.to_owned(),
+            identity => format!("the role of the {identity}"),
         };
         match (self.cause.class, self.cause.code.as_str()) {
             (Class::Throttled, _) => format!(
@@ -38,10 +61,19 @@ impl FetchError {
             (Class::Transient, "UnreadableAnswer") => {
                 "something between here and AWS answers in its place; check AWS_ENDPOINT_URL and HTTPS_PROXY".to_owned()
             }
+            (Class::Transient, "AgentUnreachable") => {
+                "see that the add-on eks-pod-identity-agent runs on this node (its DaemonSet in kube-system), or use IRSA: annotate the service account with eks.amazonaws.com/role-arn".to_owned()
+            }
             (Class::Transient, "CredentialsEndpoint") => {
                 "check the EKS Pod Identity agent, or the ECS agent, on this node".to_owned()
             }
             (Class::Transient, _) => format!("it is on AWS's side and passes; see the AWS Health Dashboard for {region} if it lasts"),
+            (Class::CredentialsRejected, "InvalidIdentityToken") => {
+                format!("check that IAM has this cluster's OIDC provider, with the audience sts.amazonaws.com; a token that is only too old is another matter: {NEW_TOKEN}")
+            }
+            (Class::CredentialsRejected, _) if TOKEN_ACTIONS.contains(&self.cause.action) => {
+                format!("{NEW_TOKEN}; if that does not help, check this node's clock")
+            }
             (Class::CredentialsRejected, _) => format!(
                 "the credentials of {who} are not accepted; check that they are still valid, and this node's clock"
             ),
@@ -53,6 +85,9 @@ impl FetchError {
             }
             (Class::Denied, _) if self.cause.action == "sts:AssumeRoleWithWebIdentity" => {
                 "check that the role's trust policy names this cluster's OIDC provider and this service account".to_owned()
+            }
+            (Class::Denied, _) if self.cause.action == "eks-auth:AssumeRoleForPodIdentity" => {
+                "make an EKS Pod Identity association for this service account, and allow eks-auth:AssumeRoleForPodIdentity to the node's role".to_owned()
             }
             (Class::Denied, _) if self.cause.action == "sts:AssumeRole" => {
                 format!("check that {who} trusts this process's role, that sts:AssumeRole is allowed, and `external_id`")
@@ -75,9 +110,32 @@ impl FetchError {
     }
 }
 
+/// Both take a token of the kubelet's.
+const TOKEN_ACTIONS: [&str; 2] = ["sts:AssumeRoleWithWebIdentity", "eks-auth:AssumeRoleForPodIdentity"];
+/// The kubelet goes over each pod every 60 to 90 s, and a CSIDriver with `requiresRepublish` is then
+/// given its tokens anew.
+const NEW_TOKEN: &str = "the kubelet brings a new one within two minutes, and it is tried at once";
+
+/// Of two failures the one with more of it is what to act on: above all what may pass by itself. That
+/// a reference is not there is known only when no region leaves room for another reason.
+fn hope(class: Class) -> u8 {
+    match class {
+        Class::Transient => 6,
+        Class::Throttled => 5,
+        Class::CredentialsRejected => 4,
+        Class::Denied => 3,
+        Class::NotFound => 2,
+        Class::NoCredentials => 1,
+        Class::Invalid => 0,
+    }
+}
+
 impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.cause, self.fix())
+        match &self.everywhere {
+            Some(text) => f.write_str(text),
+            None => write!(f, "{}; {}", self.cause, self.fix()),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::budget::{Budget, Budgets, Service};
 use super::calls::{Clients, Head, Pages, action};
 use super::flight::Flights;
 use super::plan::{Call, plan_heads, plan_values};
-use super::{Answer, Found, Question, Whole, WholeQuery};
+use super::{Answer, Found, Whole, WholeQuery};
 use crate::spec::{ParameterRef, Reference, SecretRef};
 
 /// After a denied permission that has a substitute, how long the substitute is used before the
@@ -30,6 +30,13 @@ type ValueResult = Result<Arc<Answer>, AwsError>;
 type HeadResult = Result<Head, AwsError>;
 
 pub(super) struct Store(Arc<Inner>);
+
+/// What a store is asked.
+pub(super) struct Ask {
+    pub(super) reference: Reference,
+    /// The version that the asker has; the answer may then be that it is still the one.
+    pub(super) known: Option<String>,
+}
 
 struct Inner {
     clients: Clients,
@@ -85,21 +92,21 @@ impl Store {
         &self.0.region
     }
 
-    pub(super) async fn look(
-        &self,
-        questions: Vec<Question>,
-        since: Instant,
-    ) -> Vec<(Reference, Result<Found, AwsError>)> {
-        let mut answers = Vec::with_capacity(questions.len());
+    /// Has credentials fetched by way of this region too, should they not come from their own: where
+    /// this store stands in for another's, that one's region may be down as a whole.
+    pub(super) fn stand_by(&self) {
+        self.0.credentials.stand_by(&self.0.region);
+    }
+
+    pub(super) async fn look(&self, asked: Vec<Ask>, since: Instant) -> Vec<(Reference, Result<Found, AwsError>)> {
+        let mut answers = Vec::with_capacity(asked.len());
         let mut wanted = Vec::new();
         let mut heads_wanted = Vec::new();
         let describe = self.0.usable(|memory| &mut memory.describe_denied);
-        for question in questions {
-            match (&question.reference, &question.known) {
-                (Reference::Secret(secret), Some(known)) if describe => {
-                    heads_wanted.push((secret.clone(), known.clone()));
-                }
-                _ => wanted.push(question.reference),
+        for Ask { reference, known } in asked {
+            match (reference, known) {
+                (Reference::Secret(secret), Some(known)) if describe => heads_wanted.push((secret, known)),
+                (reference, _) => wanted.push(reference),
             }
         }
         // What needs no description does not wait for those that do.
@@ -194,7 +201,7 @@ impl Store {
         let mut found: HashMap<Reference, ValueResult> =
             self.0.values.get(keys.clone(), since, ask).await.into_iter().collect();
         let answer = |key: Reference| {
-            let result = found.remove(&key).unwrap_or_else(|| Err(unanswered(action::GET_SECRET)));
+            let result = found.remove(&key).unwrap_or_else(|| Err(unanswered(action::of(&key))));
             (key, result)
         };
         keys.into_iter().map(answer).collect()
@@ -408,6 +415,6 @@ fn failed(parameters: &[ParameterRef], error: &AwsError) -> Vec<(Reference, Valu
 }
 
 /// The call ended without a word of this reference.
-fn unanswered(action: &'static str) -> AwsError {
+pub(super) fn unanswered(action: &'static str) -> AwsError {
     AwsError::new(action, Class::Transient, "Unanswered", "the answer left this reference out")
 }

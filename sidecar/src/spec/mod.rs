@@ -132,6 +132,16 @@ pub struct Access {
     pub role: Option<RoleStep>,
 }
 
+impl Wanted {
+    /// As whom and where, and what stands in: its part in a recipe.
+    fn place(&self) -> String {
+        match &self.failover {
+            Some(failover) => format!("{} else {} in {}", self.access, failover.reference, failover.region),
+            None => self.access.to_string(),
+        }
+    }
+}
+
 impl Content {
     /// Everything that has to be fetched for it.
     pub fn wanted(&self) -> impl Iterator<Item = &Wanted> {
@@ -154,23 +164,23 @@ impl FileSpec {
                 text.push_str(&wanted.reference.to_string());
                 if let Some(select) = select {
                     text.push('#');
-                    text.push_str(select.as_str());
+                    text.push_str(&select.to_string());
                 }
                 if *format != Format::Raw {
                     text.push_str(&format!(" as {format}"));
                 }
                 text.push_str(&self.naming.recipe());
-                text.push_str(&wanted.access.to_string());
+                text.push_str(&wanted.place());
             }
             Content::Tls { wanted, select } => {
                 text.push_str(&wanted.reference.to_string());
-                text.push_str(&select.as_ref().map(|select| format!("#{}", select.as_str())).unwrap_or_default());
-                text.push_str(&format!(" as pem{}{}", self.naming.recipe(), wanted.access));
+                text.push_str(&select.as_ref().map(|select| format!("#{select}")).unwrap_or_default());
+                text.push_str(&format!(" as pem{}{}", self.naming.recipe(), wanted.place()));
             }
             Content::Template { template, values } => {
                 text.push_str(&format!("template {} of", template.fingerprint()));
                 for (name, wanted) in values {
-                    text.push_str(&format!(" {name}={}{}", wanted.reference, wanted.access));
+                    text.push_str(&format!(" {name}={}{}", wanted.reference, wanted.place()));
                 }
             }
         }

@@ -33,6 +33,7 @@ pub(super) const ISSUER: &str = "https://kubernetes.default.svc";
 /// The credentials of one control plane, as files in its folder.
 pub(super) struct Credentials {
     folder: PathBuf,
+    kubeconfig: PathBuf,
     server: String,
     ca: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
@@ -59,7 +60,8 @@ impl Credentials {
         let token = unique_id();
         write(TOKENS, &format!("{token},admin,admin,system:masters\n"))?;
         let server = format!("https://{address}:{}", api::PORT);
-        let this = Self { folder: folder.to_owned(), server, ca: ca.der().clone(), issuer, token };
+        let (folder, kubeconfig) = (folder.to_owned(), folder.join(KUBECONFIG));
+        let this = Self { folder, kubeconfig, server, ca: ca.der().clone(), issuer, token };
         write(KUBECONFIG, &this.kubeconfig_of(&json!({"token": this.token})))?;
         let (certificate, key) = this.client("kube-apiserver", "system:masters")?;
         write(KUBELET_CLIENT_CERTIFICATE, &certificate)?;
@@ -88,8 +90,8 @@ impl Credentials {
     }
 
     /// The administrator's kubeconfig.
-    pub(super) fn kubeconfig(&self) -> PathBuf {
-        self.folder.join(KUBECONFIG)
+    pub(super) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// A new kubeconfig for the kubelet of that node.

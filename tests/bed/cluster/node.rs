@@ -13,6 +13,7 @@ use super::kubectl::Kubectl;
 use super::kubelet::Kubelet;
 use super::room::Room;
 use super::{Api, ControlPlane, Image};
+use crate::csi::{Mount, mounts};
 use crate::{Proc, Program, eventually, own_address};
 
 /// A start takes ten seconds.
@@ -50,17 +51,6 @@ pub struct Node {
     name: String,
     api: Api,
     kubectl: Kubectl,
-}
-
-/// Something mounted on a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// Where.
-    pub path: PathBuf,
-    /// The kind of file system, such as `tmpfs`.
-    pub kind: String,
-    /// How it is mounted here, such as `rw,nosuid`, and then how the file system is as a whole.
-    pub options: Vec<String>,
 }
 
 /// An event that tells of a pod.
@@ -182,8 +172,8 @@ impl Node {
     /// What is mounted under the kubelet's folder for a pod, by its UID.
     pub fn mounts_of(&self, uid: &str) -> Result<Vec<Mount>> {
         let folder = self.pod_dir(uid);
-        let mounts = self.room.mountinfo()?.lines().map(Mount::read).collect::<Result<Vec<_>>>()?;
-        Ok(mounts.into_iter().filter(|mount| mount.path.starts_with(&folder)).collect())
+        let mounts = mounts(&self.room.mountinfo()?)?.into_iter();
+        Ok(mounts.filter(|mount| mount.point.starts_with(&folder)).collect())
     }
 
     /// The processes of the node: its own, and its pods'.
@@ -269,22 +259,6 @@ impl Node {
             Err(error) => format!("(its events cannot be read: {error:#})\n"),
         };
         format!("the events of {pod}:\n{events}{}", self.kubelet.last_words())
-    }
-}
-
-impl Mount {
-    /// Reads a line of mountinfo: `36 35 98:0 /root /path rw,noatime master:1 - ext3 /dev/root rw,errors`.
-    fn read(line: &str) -> Result<Self> {
-        let read = || {
-            let (own, of_all) = line.split_once(" - ")?;
-            let mut own = own.split(' ').skip(4);
-            let (path, options) = (own.next()?, own.next()?);
-            let mut of_all = of_all.split(' ');
-            let (kind, _source, of_all) = (of_all.next()?, of_all.next()?, of_all.next()?);
-            let options = options.split(',').chain(of_all.split(',')).map(str::to_owned).collect();
-            Some(Self { path: path.into(), kind: kind.to_owned(), options })
-        };
-        read().with_context(|| format!("not a line of mountinfo: {line}"))
     }
 }
 
