@@ -8,6 +8,7 @@
 
 pub mod class;
 pub mod csi;
+mod deadline;
 pub mod form;
 pub mod identity;
 pub mod kubernetes;
@@ -15,5 +16,6 @@ pub mod lease;
 mod plan;
 pub mod pod;
 pub mod proto;
+pub mod provider;
 mod refusal;
 pub mod rotations;

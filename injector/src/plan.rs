@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use coffer::engine::{Shared, Told};
 use coffer::file::{Mode, Owner};
@@ -114,6 +114,11 @@ impl Planner {
         let refused = |error: &dyn std::fmt::Display| Refusal::new(Code::FailedPrecondition, error.to_string());
         let (wanted, _) = self.of_parameters(target, &pod, parameters, mode, &refused).await?;
         self.plan(pod, wanted, passed, None)
+    }
+
+    /// When the first credentials of all identities end.
+    pub(crate) fn first_expiry(&self) -> Option<SystemTime> {
+        self.identities.expiries().into_iter().filter_map(|(_, ends)| ends).min()
     }
 
     fn plan(&self, pod: Pod, wanted: Wanted, passed: Passed<'_>, told: Option<Told>) -> Result<Plan, Refusal> {

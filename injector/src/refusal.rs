@@ -35,6 +35,20 @@ impl Refusal {
         Self::new(Code::Unavailable, text)
     }
 
+    /// The label for it in metrics.
+    pub(crate) fn word(&self) -> &'static str {
+        match self.code {
+            Code::InvalidArgument => "invalid_argument",
+            Code::NotFound => "not_found",
+            Code::PermissionDenied => "permission_denied",
+            Code::FailedPrecondition => "failed_precondition",
+            Code::Unauthenticated => "unauthenticated",
+            Code::Aborted => "aborted",
+            Code::Unavailable => "unavailable",
+            _ => "internal",
+        }
+    }
+
     /// Something is or may be mounted still.
     pub(crate) fn uncertain(self) -> Self {
         Self { code: Code::Unavailable, ..self }

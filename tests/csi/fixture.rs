@@ -162,6 +162,11 @@ impl Fixture {
         self.pod("api", SEEDED)
     }
 
+    /// Publishes a volume as the kubelet does, who asks again after a failure.
+    pub(crate) async fn published(&self, volume: &PodVolume) -> Result<()> {
+        eventually(SOON, async || Ok(self.kubelet.publish(volume).await?)).await
+    }
+
     /// The permissions of what is at that path of a volume, its links followed.
     pub(crate) fn permissions(&self, volume: &PodVolume, path: &str) -> Result<Permissions> {
         let path = self.kubelet.volume(volume).join(path);
@@ -245,17 +250,16 @@ impl Fixture {
 
     /// From now on a role may not read a secret, be it asked for alone or with others.
     pub(crate) fn forbid(&self, role: &str, secret: &str) {
-        let [by, alone, described] = [(); 3].map(|()| (role.to_owned(), secret.to_owned()));
         let message = format!("User: {role} is not authorized to perform: secretsmanager:GetSecretValue on {secret}");
         let refused = (secret.to_owned(), ("AccessDeniedException".to_owned(), message));
-        self.proxy.fault(
-            Rule::new(Fault::BatchErrors([refused].into())).when(move |call| call.role.as_deref() == Some(&*by.0)),
-        );
-        for ((role, secret), operation) in [(alone, "GetSecretValue"), (described, "DescribeSecret")] {
+        let by = role.to_owned();
+        let in_batch = Rule::new(Fault::BatchErrors([refused].into()));
+        self.proxy.fault(in_batch.when(move |call| call.role.as_deref() == Some(&*by)));
+        for operation in ["GetSecretValue", "DescribeSecret"] {
+            let (by, secret) = (role.to_owned(), secret.to_owned());
+            let alone = Rule::new(Fault::AccessDenied).operation(operation);
             self.proxy.fault(
-                Rule::new(Fault::AccessDenied)
-                    .operation(operation)
-                    .when(move |call| call.role.as_deref() == Some(&*role) && call.request["SecretId"] == *secret),
+                alone.when(move |call| call.role.as_deref() == Some(&*by) && call.request["SecretId"] == *secret),
             );
         }
     }

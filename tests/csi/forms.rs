@@ -189,7 +189,7 @@ async fn a_config_map_of_the_pods_namespace() -> Result<()> {
     let volume = fixture.pod_without_spec("api")?.attribute("configMap", "late");
     ensure!(fixture.kubelet.publish(&volume).await.is_err());
     cluster.config_map("late", &[("spec.yaml", SEEDED)]).await?;
-    bed::eventually(crate::fixture::SOON, async || Ok(fixture.kubelet.publish(&volume).await?)).await?;
+    fixture.published(&volume).await?;
     fixture.ensure_seeded(&volume)?;
     driver.ensure_serves().await
 }

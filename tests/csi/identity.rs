@@ -99,7 +99,7 @@ async fn one_pod_identity_never_gets_anothers_values() -> Result<()> {
 #[tokio::test]
 async fn an_agent_that_is_not_there_is_said_so() -> Result<()> {
     let fixture = Fixture::new().await?;
-    let nobody = format!("http://127.0.0.1:{}/v1/credentials", bed::free_port()?);
+    let nobody = format!("http://127.0.0.1:{}", bed::free_port()?);
     let driver = fixture.start(&["--mount-timeout=3s", "--pod-identity-endpoint", &nobody]).await?;
     let volume = fixture.pod_without_role("api")?.attribute("spec", SEEDED).attribute("identity", "pod-identity");
     let answer = fixture.kubelet.publish(&volume).await;

@@ -13,3 +13,4 @@ mod refusals;
 mod republish;
 mod rotation;
 mod sharing;
+mod sync;

@@ -158,6 +158,9 @@ async fn a_second_driver_on_a_live_socket_gives_up() -> Result<()> {
 #[tokio::test]
 async fn health_is_the_processes_not_awss() -> Result<()> {
     let (fixture, driver) = Fixture::seeded(&["--mount-timeout=2s"]).await?;
+    let (status, body) = driver.get("/readyz").await?;
+    ensure!(status == 503 && body.contains("registered"), "{status} {body}");
+    fixture.kubelet.register().await?;
     fixture.proxy.fault(Rule::new(Fault::Hang));
     ensure!(fixture.kubelet.publish(&fixture.seeded_pod()?).await.is_err());
     for path in ["/livez", "/readyz"] {

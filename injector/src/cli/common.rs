@@ -16,6 +16,9 @@ use tokio::runtime::Runtime;
 
 use super::Failed;
 
+/// How long requests may take after the end was called.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
+
 /// Of a process on a node or in a cluster.
 #[derive(Debug, clap::Args)]
 pub(super) struct ProcessArguments {

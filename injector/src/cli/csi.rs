@@ -19,10 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Failed;
-use super::common::{FetchArguments, ProcessArguments};
-
-/// How long requests may take after the end was called.
-const GRACE: Duration = Duration::from_secs(5);
+use super::common::{FetchArguments, GRACE, ProcessArguments};
 
 /// Mount secrets as volumes of pods, on one node
 ///

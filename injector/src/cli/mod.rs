@@ -2,6 +2,7 @@
 
 mod common;
 mod csi;
+mod provider;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -33,12 +34,14 @@ Exit codes: 0 done, 1 failed at run time, 2 wrong use or configuration.";
 #[derive(Debug, Subcommand)]
 enum Command {
     Csi(Box<csi::Csi>),
+    Provider(Box<provider::ProviderCommand>),
 }
 
 impl Arguments {
     pub(crate) fn run(self) -> ExitCode {
         match self.command {
             Command::Csi(csi) => csi.run().into(),
+            Command::Provider(provider) => provider.run().into(),
         }
     }
 }

@@ -93,7 +93,7 @@ impl Metrics {
             Ok(Published::New) => "new",
             Ok(Published::Already) => "already",
             Ok(Published::Kept(_)) => "kept",
-            Err(refusal) => word(refusal.code),
+            Err(refusal) => refusal.word(),
         };
         self.publishes.get_or_create(&Outcome { result: came_to }).inc();
         if matches!(result, Ok(Published::New) | Err(_)) {
@@ -104,8 +104,8 @@ impl Metrics {
         match result {
             Ok(Published::New) => theirs.publish.get_or_create(&THEIRS).inc(),
             Ok(Published::Already) => theirs.rotation.get_or_create(&THEIRS).inc(),
-            Ok(Published::Kept(refusal)) => theirs.rotation_error.get_or_create(&errors(word(refusal.code))).inc(),
-            Err(refusal) => theirs.publish_error.get_or_create(&errors(word(refusal.code))).inc(),
+            Ok(Published::Kept(refusal)) => theirs.rotation_error.get_or_create(&errors(refusal.word())).inc(),
+            Err(refusal) => theirs.publish_error.get_or_create(&errors(refusal.word())).inc(),
         };
     }
 
@@ -174,23 +174,8 @@ impl Collector for Snapshot {
         let mut gauges = Gauges::new(&mut encoder);
         gauges.write_one("volumes", "Volumes that are kept fresh", number(kept))?;
         gauges.write_one("volumes_stale", "Of these, those in which a value is stale", number(stale))?;
-        let ends = self.0.first_expiry().map(unix);
+        let ends = self.0.planner().first_expiry().map(unix);
         let help = "When the first credentials of all identities end";
         ends.map_or(Ok(()), |ends| gauges.write_one("credentials_expiry_timestamp_seconds", help, ends))
-    }
-}
-
-/// The label for a gRPC code.
-fn word(code: tonic::Code) -> &'static str {
-    use tonic::Code;
-    match code {
-        Code::InvalidArgument => "invalid_argument",
-        Code::NotFound => "not_found",
-        Code::PermissionDenied => "permission_denied",
-        Code::FailedPrecondition => "failed_precondition",
-        Code::Unauthenticated => "unauthenticated",
-        Code::Aborted => "aborted",
-        Code::Unavailable => "unavailable",
-        _ => "internal",
     }
 }

@@ -12,7 +12,7 @@ mod volumes;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use coffer::push::Change;
 use coffer::source::Budgets;
@@ -150,13 +150,12 @@ impl Driver {
         &self.metrics
     }
 
-    fn volumes(&self) -> &Volumes {
-        &self.volumes
+    fn planner(&self) -> &Planner {
+        &self.planner
     }
 
-    /// When the first credentials of all identities end.
-    fn first_expiry(&self) -> Option<SystemTime> {
-        self.planner.identities.expiries().into_iter().filter_map(|(_, ends)| ends).min()
+    fn volumes(&self) -> &Volumes {
+        &self.volumes
     }
 
     /// Mounts a volume, or has one that is mounted be as it is asked for.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coffer_runtime::VERSION;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::Driver;
 use super::volumes::Published;
+use crate::deadline::time_limit;
 use crate::form::Ask;
 use crate::plan::Passed;
 use crate::proto::csi::identity_server::Identity;
@@ -24,9 +24,6 @@ use crate::proto::csi::{
     NodeUnpublishVolumeResponse, ProbeRequest, ProbeResponse, VolumeCapability,
 };
 use crate::refusal::Refusal;
-
-/// How much sooner than its own deadline the kubelet is answered, so that it hears the reason.
-const BEFORE_THE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The driver, as the kubelet talks to it.
 #[derive(Clone)]
@@ -158,26 +155,8 @@ fn mount_group(capability: Option<&VolumeCapability>) -> Result<Option<u32>, Ref
     }
 }
 
-/// How long the kubelet waits, less what the answer needs to reach it (gRPC over HTTP/2, `Timeout`).
-fn time_limit(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: u64 = number.parse().ok().filter(|_| number.len() <= 8)?;
-    let timeout = match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    };
-    Some(timeout.saturating_sub(BEFORE_THE_DEADLINE).max(timeout / 2))
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
 
     use tonic::Code;
 
@@ -205,29 +184,5 @@ mod tests {
             assert!(of(bad).is_err());
         }
         assert!(mount_group(None).is_err());
-    }
-
-    #[test]
-    fn the_kubelet_is_answered_before_it_gives_up() {
-        let limit = |text: &str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert("grpc-timeout", text.parse().unwrap());
-            time_limit(&metadata)
-        };
-        assert_eq!(limit("2M"), Some(Duration::from_secs(119)));
-        assert_eq!(limit("119999999u"), Some(Duration::from_micros(118_999_999)));
-        assert_eq!(limit("1S"), Some(Duration::from_millis(500)));
-        assert_eq!(limit("x"), None);
-    }
-
-    proptest! {
-        #[test]
-        fn never_panics(text in "[0-9]{0,12}[HMSmun]?") {
-            let mut metadata = MetadataMap::new();
-            if let Ok(value) = text.parse() {
-                metadata.insert("grpc-timeout", value);
-            }
-            time_limit(&metadata);
-        }
     }
 }

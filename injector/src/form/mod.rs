@@ -83,16 +83,7 @@ impl Ask {
         if context.get("csi.storage.k8s.io/ephemeral").is_some_and(|ephemeral| ephemeral != "true") {
             return Err(FormError::Persistent);
         }
-        let told = |key: &'static str| match context.get(key) {
-            Some(value) if !value.is_empty() => name(key, value).map(str::to_owned),
-            _ => Err(FormError::NoPod(key)),
-        };
-        let pod = Pod {
-            namespace: told("csi.storage.k8s.io/pod.namespace")?,
-            name: told("csi.storage.k8s.io/pod.name")?,
-            uid: told("csi.storage.k8s.io/pod.uid")?,
-            service_account: told("csi.storage.k8s.io/serviceAccount.name")?,
-        };
+        let pod = pod_of(context)?;
         let attributes: BTreeMap<String, String> = context
             .iter()
             .filter(|(key, _)| !key.starts_with(KUBELET))
@@ -104,6 +95,23 @@ impl Ask {
         };
         Ok(Self { pod, form })
     }
+}
+
+/// Which pod it is for.
+///
+/// # Errors
+/// When the kubelet did not say, or no pod has such a name.
+pub(crate) fn pod_of(context: &HashMap<String, String>) -> Result<Pod, FormError> {
+    let told = |key: &'static str| match context.get(key) {
+        Some(value) if !value.is_empty() => name(key, value).map(str::to_owned),
+        _ => Err(FormError::NoPod(key)),
+    };
+    Ok(Pod {
+        namespace: told("csi.storage.k8s.io/pod.namespace")?,
+        name: told("csi.storage.k8s.io/pod.name")?,
+        uid: told("csi.storage.k8s.io/pod.uid")?,
+        service_account: told("csi.storage.k8s.io/serviceAccount.name")?,
+    })
 }
 
 /// A name that may stand in a request to the API server: as a DNS subdomain (RFC 1123), and as a uid.

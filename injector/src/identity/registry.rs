@@ -207,3 +207,176 @@ impl TokenSource for Newest {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use coffer::spec::RateLimits;
+    use coffer_runtime::aws::{AddressType, Timeouts};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    struct Nobody;
+
+    impl CallObserver for Nobody {
+        fn called(&self, _: &'static str, _: Result<Option<&str>, &AwsError>, _: Duration) {}
+    }
+
+    async fn registry(agent: Option<AgentUrl>) -> Registry {
+        let aws = Aws::load(Some("eu-west-1"), Timeouts::default()).await.unwrap();
+        Registry::new(aws, Arc::new(Budgets::new(RateLimits::default())), Arc::new(Nobody), agent)
+    }
+
+    fn pod_identity(namespace: &str, account: &str) -> Key {
+        let kind = Kind::PodIdentity { address: AddressType::Auto };
+        Key { namespace: namespace.into(), service_account: account.into(), kind }
+    }
+
+    fn web_identity(role: &str) -> Key {
+        let kind = Kind::WebIdentity { role_arn: format!("arn:aws:iam::123456789012:role/{role}") };
+        Key { kind, ..pod_identity("shop", "api") }
+    }
+
+    fn token(text: &str, expires: Option<u64>) -> Token {
+        let expires = expires.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+        Token { secret: Secret::copy_of(text.as_bytes()), expires }
+    }
+
+    fn newest(registry: &Registry, key: &Key) -> Option<String> {
+        let source = Newest { registry: Arc::downgrade(&registry.0), key: key.clone() };
+        source.token().ok().map(|token| String::from_utf8(token.expose().to_vec()).unwrap())
+    }
+
+    /// The credentials that a key's stores have.
+    fn credentials(registry: &Registry, key: &Key) -> Credentials {
+        registry.0.identities()[key].credentials["eu-west-1"].credentials(None)
+    }
+
+    /// An agent whose keys are called as the token that they are for; as many as it is asked for.
+    async fn agent() -> AgentUrl {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut read = Vec::new();
+                while !read.ends_with(b"\r\n\r\n") {
+                    assert!(stream.read_buf(&mut read).await.unwrap() > 0);
+                }
+                let text = String::from_utf8(read).unwrap();
+                let token = text.split("authorization: ").nth(1).unwrap().split("\r\n").next().unwrap();
+                let body = format!(
+                    r#"{{"AccessKeyId":"{token}","SecretAccessKey":"s","Token":"t","Expiration":"2099-01-01T00:00:00Z"}}"#
+                );
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn nothing_crosses_between_identities() {
+        let registry = registry(Some(agent().await)).await;
+        let keys = [pod_identity("shop", "api"), pod_identity("shop", "web"), pod_identity("api", "shop")];
+        let mut sources = Vec::new();
+        for key in &keys {
+            registry.offer(
+                key,
+                &format!("pod of {key}"),
+                token(&format!("{}.{}", key.namespace, key.service_account), None),
+            );
+            sources.push(registry.source(key, "eu-west-1"));
+        }
+        for (at, key) in keys.iter().enumerate() {
+            let keys = credentials(&registry, key).get().await.unwrap();
+            assert_eq!(keys.access_key_id(), format!("{}.{}", key.namespace, key.service_account));
+            let same = sources.iter().filter(|source| Arc::ptr_eq(source, &sources[at])).count();
+            assert_eq!(same, 1);
+        }
+        // The same account by another kind or role is another identity.
+        registry.offer(&web_identity("app"), "pod", token("w", None));
+        assert_eq!(newest(&registry, &web_identity("app")).as_deref(), Some("w"));
+        assert_eq!(newest(&registry, &web_identity("other")), None);
+        assert_eq!(newest(&registry, &keys[0]).as_deref(), Some("shop.api"));
+    }
+
+    #[tokio::test]
+    async fn an_identity_has_one_store_a_region_and_one_set_of_credentials() {
+        let registry = registry(None).await;
+        let key = web_identity("app");
+        let source = registry.source(&key, "eu-west-1");
+        assert!(Arc::ptr_eq(&source, &registry.source(&key, "eu-west-1")));
+        let elsewhere = registry.source(&key, "us-east-1");
+        assert!(!Arc::ptr_eq(&source, &elsewhere));
+        assert_eq!((source.region(), elsewhere.region()), ("eu-west-1", "us-east-1"));
+        assert_eq!(registry.0.identities()[&key].credentials.len(), 1);
+        let label = "arn:aws:iam::123456789012:role/app".to_owned();
+        assert_eq!(registry.expiries(), [(label, None)]);
+    }
+
+    #[tokio::test]
+    async fn the_newest_token_wins() {
+        let registry = registry(None).await;
+        let key = web_identity("app");
+        let is = |text: &str| assert_eq!(newest(&registry, &key).as_deref(), Some(text));
+        registry.offer(&key, "pod-1", token("a", Some(100)));
+        registry.offer(&key, "pod-2", token("b", Some(50)));
+        is("a");
+        registry.offer(&key, "pod-2", token("c", Some(200)));
+        is("c");
+        registry.offer(&key, "pod-2", token("b again", Some(50)));
+        is("c");
+        registry.withdraw("pod-2");
+        is("a");
+        registry.offer(&key, "pod-1", token("d", Some(100)));
+        is("d");
+    }
+
+    #[tokio::test]
+    async fn a_withdrawn_pods_token_is_gone() {
+        let registry = registry(Some(agent().await)).await;
+        let key = pod_identity("shop", "api");
+        let _source = registry.source(&key, "eu-west-1");
+        registry.offer(&key, "pod-1", token("a", None));
+        registry.withdraw("pod-1");
+        assert_eq!(newest(&registry, &key), None);
+        let error = credentials(&registry, &key).get().await.unwrap_err();
+        assert_eq!((error.class, error.code.as_str()), (Class::CredentialsRejected, "NoToken"));
+        assert!(error.message.contains("shop/api"), "{error}");
+        registry.offer(&key, "pod-2", token("b", None));
+        assert_eq!(credentials(&registry, &key).get().await.unwrap().access_key_id(), "b");
+    }
+
+    #[tokio::test]
+    async fn what_no_pod_needs_is_dropped_a_few_minutes_later() {
+        let registry = registry(None).await;
+        tokio::time::pause();
+        let key = web_identity("app");
+        let held = registry.source(&key, "eu-west-1");
+        drop(registry.source(&web_identity("other"), "eu-west-1"));
+        registry.offer(&key, "pod-1", token("a", None));
+        tokio::time::sleep(KEPT + SWEPT * 2).await;
+        assert_eq!(registry.0.identities().len(), 1, "one has a pod, the other has none");
+        registry.withdraw("pod-1");
+        drop(held);
+        tokio::time::sleep(KEPT / 2).await;
+        assert_eq!(registry.0.identities().len(), 1);
+        tokio::time::sleep(KEPT).await;
+        assert!(registry.0.identities().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_went_without_a_word_is_forgotten() {
+        let registry = registry(None).await;
+        tokio::time::pause();
+        registry.offer(&web_identity("ended"), "pod-1", token("a", Some(100)));
+        registry.offer(&web_identity("lives"), "pod-2", token("b", Some(32_503_680_000)));
+        tokio::time::sleep(FORGOTTEN + SWEPT * 2).await;
+        assert_eq!(newest(&registry, &web_identity("ended")), None);
+        assert!(newest(&registry, &web_identity("lives")).is_some());
+    }
+}

@@ -165,3 +165,132 @@ fn subject(token: &[u8]) -> Option<String> {
 fn shown(text: &str) -> String {
     text.chars().take(SHOWN).flat_map(char::escape_debug).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use proptest::prelude::*;
+
+    use super::super::{AddressType, Kind};
+    use super::*;
+
+    fn key(kind: Kind) -> Key {
+        Key { namespace: "shop".into(), service_account: "api".into(), kind }
+    }
+
+    fn web() -> Key {
+        key(Kind::WebIdentity { role_arn: "arn:aws:iam::123456789012:role/app".into() })
+    }
+
+    fn jwt(claims: &str) -> String {
+        let part = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+        format!("{}.{}.{}", part("{\"alg\":\"RS256\"}"), part(claims), part("signature"))
+    }
+
+    fn tokens(token: &str) -> Tokens {
+        let entry =
+            serde_json::json!({"sts.amazonaws.com": {"token": token, "expirationTimestamp": "2030-01-01T00:00:00Z"}});
+        Tokens::from_json(&entry.to_string()).unwrap()
+    }
+
+    fn map(text: &str) -> HashMap<String, String> {
+        HashMap::from([(TOKENS_KEY.to_owned(), text.to_owned())])
+    }
+
+    #[test]
+    fn the_secrets_go_before_the_context() {
+        let given = |token: &str| format!("{{\"sts.amazonaws.com\":{{\"token\":\"{token}\"}}}}");
+        let read = |secrets, context| {
+            let token = Tokens::parse(&secrets, &context).unwrap().of(&web()).unwrap();
+            String::from_utf8(token.secret.expose().to_vec()).unwrap()
+        };
+        assert_eq!(read(map(&given("a")), map(&given("b"))), "a");
+        assert_eq!(read(HashMap::new(), map(&given("b"))), "b");
+        assert_eq!(read(map(""), map(&given("b"))), "b");
+    }
+
+    #[test]
+    fn each_kind_has_its_audience() {
+        let text = r#"{"sts.amazonaws.com": {"token": "s", "expirationTimestamp": "2030-01-01T00:00:00Z"},
+                       "pods.eks.amazonaws.com": {"token": "p", "expirationTimestamp": "soon"}}"#;
+        let tokens = Tokens::from_json(text).unwrap();
+        let sts = tokens.of(&web()).unwrap();
+        assert_eq!(sts.secret.expose(), b"s");
+        assert_eq!(sts.expires, Some(UNIX_EPOCH + Duration::from_secs(1_893_456_000)));
+        let pods = tokens.of(&key(Kind::PodIdentity { address: AddressType::Auto })).unwrap();
+        assert_eq!((pods.secret.expose(), pods.expires), (&b"p"[..], None));
+    }
+
+    #[test]
+    fn what_is_missing_is_told_in_the_words_that_people_search_for() {
+        let text = |error: TokenError| error.to_string();
+        let none = text(Tokens::parse(&HashMap::new(), &map("")).unwrap_err());
+        assert!(
+            none.starts_with(
+                "CSI token error: serviceAccount.tokens not provided - ensure tokenRequests is configured in CSIDriver spec"
+            ),
+            "{none}"
+        );
+        let garbage = text(Tokens::from_json("{\"sts.amazonaws.com\": \"hunter2\"}").unwrap_err());
+        assert!(garbage.starts_with("CSI token error: ") && !garbage.contains("hunter2"), "{garbage}");
+        assert!(garbage.contains(" - ensure tokenRequests is configured in CSIDriver spec"), "{garbage}");
+        for empty in ["{}", "null", "{\"pods.eks.amazonaws.com\": {\"token\": \"p\"}}"] {
+            let missing = text(Tokens::from_json(empty).unwrap().of(&web()).unwrap_err());
+            assert!(missing.starts_with("token for audience \"sts.amazonaws.com\" not found - "), "{missing}");
+        }
+        for empty in ["{}", "null", "{\"token\": \" \"}"] {
+            let tokens = Tokens::from_json(&format!("{{\"sts.amazonaws.com\": {empty}}}")).unwrap();
+            assert_eq!(tokens.of(&web()).unwrap_err(), TokenError::Empty { audience: "sts.amazonaws.com" });
+        }
+    }
+
+    #[test]
+    fn a_token_of_somebody_else_is_refused() {
+        let own = jwt(r#"{"sub": "system:serviceaccount:shop:api", "aud": ["sts.amazonaws.com"]}"#);
+        assert_eq!(tokens(&format!("{own}\n")).of(&web()).unwrap().secret.expose(), own.as_bytes());
+        for other in [
+            "system:serviceaccount:shop:admin",
+            "system:serviceaccount:other:api",
+            "",
+            "system:serviceaccount:shop:api2",
+        ] {
+            let error = tokens(&jwt(&serde_json::json!({"sub": other}).to_string())).of(&web()).unwrap_err();
+            assert!(matches!(&error, TokenError::Foreign { found, .. } if found == other), "{error}");
+        }
+        let error = tokens(&jwt(r#"{"sub": 7}"#)).of(&web()).unwrap_err().to_string();
+        assert!(error.contains("is of `7`, and the pod runs as `system:serviceaccount:shop:api`"), "{error}");
+        let long = jwt(&serde_json::json!({"sub": "\n".repeat(5000)}).to_string());
+        let error = tokens(&long).of(&web()).unwrap_err().to_string();
+        assert!(error.len() < 1000 && error.lines().count() == 1, "{error}");
+    }
+
+    #[test]
+    fn what_is_no_jwt_is_for_aws_to_judge() {
+        for token in ["opaque", "a.b.c", "a.b", "a.b.c.d", &jwt("no json"), &jwt("{}"), &jwt("{\"sub\": null}")] {
+            assert!(tokens(token).of(&web()).is_ok(), "{token}");
+        }
+        let error = tokens(&"x".repeat(LONGEST + 1)).of(&web()).unwrap_err();
+        assert_eq!(error, TokenError::TooLong { audience: "sts.amazonaws.com", length: LONGEST + 1 });
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(text in ".{0,300}", token in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Tokens::from_json(&text).map(|tokens| tokens.of(&web()).is_ok());
+            let _ = subject(&token);
+        }
+
+        #[test]
+        fn garbage_in_the_kubelets_form_never_panics(
+            token in ".{0,80}", end in ".{0,40}", claims in "[ -~]{0,80}",
+        ) {
+            let entry = serde_json::json!({"sts.amazonaws.com": {"token": token, "expirationTimestamp": end}});
+            let _ = Tokens::from_json(&entry.to_string()).unwrap().of(&web());
+            let _ = tokens(&jwt(&claims)).of(&web());
+            let deep = "[".repeat(10_000);
+            prop_assert!(Tokens::from_json(&deep).is_err());
+            let _ = tokens(&jwt(&deep)).of(&web());
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::KubernetesError;
 
@@ -18,6 +18,8 @@ const JITTER: f64 = 0.2;
 const NO_LIFETIME: Duration = Duration::from_secs(2);
 /// How long the last known answer is given without a new attempt while the API is away.
 const OUTAGE_LIFETIME: Duration = Duration::from_secs(5);
+/// How long whoever could have the last known answer waits for a new one.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// An answer that nobody has asked for in so long is dropped.
 const FORGET: Duration = Duration::from_secs(600);
 /// How often to look for those.
@@ -76,7 +78,7 @@ impl<V: Clone + Send + Sync + 'static> Cached<V> {
         Fut: Future<Output = Answer<V>> + Send + 'static,
     {
         let key = (namespace.to_owned(), name.to_owned());
-        let mut flight = {
+        let (mut flight, known) = {
             let now = Instant::now();
             let mut board = lock(&self.board);
             board.sweep(now);
@@ -93,7 +95,7 @@ impl<V: Clone + Send + Sync + 'static> Cached<V> {
                 return answer.clone();
             }
             // One whose task has ended without an answer, by a panic, is none.
-            match entry.flight.as_ref().filter(|flight| flight.has_changed().is_ok()) {
+            let flight = match entry.flight.as_ref().filter(|flight| flight.has_changed().is_ok()) {
                 Some(flight) => flight.clone(),
                 None => {
                     let (sender, flight) = watch::channel(None);
@@ -107,9 +109,18 @@ impl<V: Clone + Send + Sync + 'static> Cached<V> {
                     });
                     flight
                 }
-            }
+            };
+            (flight, entry.known.clone())
         };
-        let landed = flight.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
+        let landed = flight.wait_for(Option::is_some);
+        let landed = match known {
+            None => landed.await,
+            Some(known) => match timeout(PATIENCE, landed).await {
+                Ok(landed) => landed,
+                Err(_) => return Ok(known),
+            },
+        };
+        let landed = landed.ok().and_then(|answer| answer.clone());
         landed.unwrap_or_else(|| Err(KubernetesError::Interrupted { object: format!("{namespace}/{name}") }))
     }
 }
@@ -302,6 +313,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_api_that_hangs_holds_up_only_who_knows_nothing_yet() {
+        let api = Api::new();
+        api.get("app").await.unwrap();
+        advance(Duration::from_secs(90)).await;
+        let started = Instant::now();
+        let hangs = || async {
+            sleep(Duration::from_secs(10)).await;
+            Ok(Some(2))
+        };
+        assert_eq!(api.cached.get("shop", "app", hangs).await, Ok(Some(1)));
+        assert_eq!(started.elapsed(), PATIENCE);
+        assert_eq!(api.cached.get("shop", "other", hangs).await, Ok(Some(2)));
+        assert_eq!(api.get("app").await, Ok(Some(2)));
+        assert_eq!(api.asked(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_nobody_asks_for_is_dropped_unless_it_cannot_change() {
         let api = Api::new();
         api.get("app").await.unwrap();
@@ -319,7 +347,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_asker_who_leaves_does_not_end_the_read_for_the_others() {
         let api = Api::new();
-        assert!(tokio::time::timeout(Duration::from_millis(5), api.get("app")).await.is_err());
+        assert!(timeout(Duration::from_millis(5), api.get("app")).await.is_err());
         assert_eq!(api.get("app").await, Ok(Some(1)));
         assert_eq!(api.asked(), 1);
     }

@@ -66,7 +66,7 @@ impl Class {
     pub(super) fn read(object: &ObjectName, found: DynamicObject) -> Result<Self, KubernetesError> {
         let Wire { spec } = serde_json::from_value(found.data)
             .map_err(|error| KubernetesError::Malformed { object: object.clone(), problem: error.to_string() })?;
-        let ObjectName { namespace, name, .. } = object.clone();
+        let (namespace, name) = (object.namespace.clone(), object.name.clone());
         let WireSpec { provider, parameters, secret_objects } = spec.unwrap_or_default();
         let secret_objects = secret_objects.into_iter().flatten().map(SecretObject::from).collect();
         let (provider, parameters) = (provider.unwrap_or_default(), parameters.unwrap_or_default());
@@ -125,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    fn read(spec: serde_json::Value) -> Result<Class, KubernetesError> {
+    fn read(spec: &serde_json::Value) -> Result<Class, KubernetesError> {
         let object = Class::object("shop", "app").unwrap();
         let mut found = DynamicObject::new("app", &Class::resource());
         found.data = json!({"spec": spec, "status": {"byPod": []}});
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn reads_what_is_known_and_leaves_the_rest() {
-        let class = read(json!({
+        let class = read(&json!({
             "provider": "aws",
             "parameters": {"objects": "- objectName: a\n", "region": "eu-west-1"},
             "secretObjects": [{
@@ -152,8 +152,8 @@ mod tests {
 
     #[test]
     fn an_empty_one_is_one_and_a_wrong_type_is_named() {
-        assert_eq!(read(json!(null)).unwrap().parameters.len(), 0);
-        let error = read(json!({"parameters": {"objects": ["a"]}})).unwrap_err().to_string();
+        assert_eq!(read(&json!(null)).unwrap().parameters.len(), 0);
+        let error = read(&json!({"parameters": {"objects": ["a"]}})).unwrap_err().to_string();
         assert!(error.starts_with("SecretProviderClass shop/app cannot be used: invalid type"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use kube::core::Status;
 
-use super::ObjectName;
+use super::object::{NameParts, ObjectName};
 
 /// What was to be done with an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -225,7 +225,7 @@ fn role(object: &ObjectName) -> &'static str {
 
 /// A rule of RBAC, in YAML's one-line form.
 fn rule(verb: Verb, object: &ObjectName) -> String {
-    let ObjectName { group, resource, .. } = object;
+    let NameParts { group, resource, .. } = &**object;
     format!("{{apiGroups: [\"{group}\"], resources: [{resource}], verbs: [{verb}]}}")
 }
 

@@ -2,10 +2,11 @@
 
 mod limiter;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod as ApiPod};
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use self::limiter::Limiter;
 use super::object::NAME_MAX;
 use super::requests::Requests;
-use super::{Kubernetes, ObjectName, Verb};
+use super::{Kubernetes, KubernetesError, ObjectName, Verb};
 use crate::pod::Pod;
 
 /// Longest message that the API takes, in bytes.
@@ -87,35 +88,29 @@ impl Events {
     }
 }
 
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
 async fn send(mut waiting: mpsc::Receiver<Event>, requests: Arc<Requests>) {
     while let Some(event) = waiting.recv().await {
-        let namespace = event.metadata.namespace.clone().unwrap_or_default();
-        let pod = event.involved_object.name.clone().unwrap_or_default();
-        let sent = match ObjectName::of::<ApiPod>(&namespace, &pod).map(|_| event_name(&event)) {
-            Ok(object) => {
-                let api = Api::<Event>::namespaced(requests.client.clone(), &namespace);
-                let create = async { api.create(&PostParams::default(), &event).await };
-                requests.call(Verb::Create, &object, create).await.map(|_| ())
-            }
-            Err(error) => Err(error),
-        };
+        let sent = create(&requests, &event).await;
         if let Err(error) = sent {
-            tracing::debug!("an event on pod {namespace}/{pod} is left out: {error}");
+            tracing::debug!("an event is left out: {error}");
         }
         sleep(PACE).await;
     }
 }
 
-/// What an error calls an event.
-fn event_name(event: &Event) -> ObjectName {
+async fn create(requests: &Requests, event: &Event) -> Result<(), KubernetesError> {
     let ObjectMeta { name, namespace, .. } = &event.metadata;
-    ObjectName {
-        kind: "Event".to_owned(),
-        group: String::new(),
-        resource: "events".to_owned(),
-        namespace: namespace.clone().unwrap_or_default(),
-        name: name.clone().unwrap_or_default(),
-    }
+    let object =
+        ObjectName::of::<Event>(namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default())?;
+    let api = Api::<Event>::namespaced(requests.client.clone(), &object.namespace);
+    let create = async { api.create(&PostParams::default(), event).await };
+    requests.call(Verb::Create, &object, create).await.map(|_| ())
 }
 
 fn event(source: &EventSource, kind: Kind, pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Event {

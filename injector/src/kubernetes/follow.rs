@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::object::NameParts;
 use super::{KubernetesError, ObjectName, Verb};
 
 /// How long the API server is asked to keep a watch open.
@@ -37,14 +38,14 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (state, receiver) = watch::channel(None);
-    let object = ObjectName {
+    let object = ObjectName::trusted(NameParts {
         kind: K::kind(&()).into_owned(),
         group: K::group(&()).into_owned(),
         resource: K::plural(&()).into_owned(),
         namespace: api.namespace().unwrap_or_default().to_owned(),
         name: name.to_owned(),
-    };
-    let follower = Follower { api, object, state, answered: false };
+    });
+    let follower = Follower { api, object, state, answered: false, failures: 0 };
     tokio::spawn(follower.run());
     receiver
 }
@@ -55,6 +56,8 @@ struct Follower<K> {
     state: watch::Sender<Option<Arc<K>>>,
     /// Whether the API has ever answered.
     answered: bool,
+    /// How often it failed since a watch last began.
+    failures: u32,
 }
 
 impl<K> Follower<K>
@@ -70,29 +73,19 @@ where
     }
 
     async fn follow(&mut self) {
-        let mut failures: u32 = 0;
         loop {
-            let error = match self.list().await {
-                Ok(version) => {
-                    if failures > 0 {
-                        tracing::info!("following {} again", self.object);
-                        failures = 0;
-                    }
-                    match self.watch(version).await {
-                        // Too old a version: what there is now has to be listed.
-                        Ok(()) => None,
-                        Err(error) => Some(error),
-                    }
-                }
-                Err(error) => Some(error),
+            // A watch ends well with too old a version: what there is now has to be listed.
+            let followed = match self.list().await {
+                Ok(version) => self.watch(version).await,
+                Err(error) => Err(error),
             };
-            let Some(error) = error else { continue };
+            let Err(error) = followed else { continue };
             // Once for each outage.
-            if failures == 0 {
+            if self.failures == 0 {
                 tracing::warn!("{error}; the last known state of {} stays", self.object);
             }
-            let pause = PAUSE.saturating_mul(1 << failures.min(6)).min(PAUSE_MAX);
-            failures = failures.saturating_add(1);
+            let pause = PAUSE.saturating_mul(1 << self.failures.min(6)).min(PAUSE_MAX);
+            self.failures = self.failures.saturating_add(1);
             sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
         }
     }
@@ -121,6 +114,9 @@ where
                 Ok(Err(error)) => return Err(KubernetesError::read(Verb::Watch, &self.object, error)),
                 Err(_) => return Err(KubernetesError::timeout(Verb::Watch, &self.object, ANSWER)),
             };
+            if std::mem::take(&mut self.failures) > 0 {
+                tracing::info!("following {} again", self.object);
+            }
             let mut events = pin!(events);
             // However it ends, by the server's clock, by silence or by a cut, it goes on from the last version; a
             // server that is away shows when the next one is to begin.

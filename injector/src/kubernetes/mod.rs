@@ -1,6 +1,17 @@
 //! The Kubernetes API, as far as a node needs it: a handful of objects, by name.
 //!
-//! Nothing is listed but by one name, and nothing is asked twice at once.
+//! Nothing is listed but by one name, and nothing is asked twice at once. RBAC, all of it `get` but where said:
+//!
+//! | what for | rule |
+//! |---|---|
+//! | roles of pods | `serviceaccounts` |
+//! | region, when no flag or variable names it | `nodes` |
+//! | volumes with `configMap` | `configmaps` |
+//! | volumes with `secretProviderClass` | `secretproviderclasses` of `secrets-store.csi.x-k8s.io` |
+//! | [`PodStatus`] | `get`, `create`, `update` of `secretproviderclasspodstatuses` there |
+//! | [`Events`] | `create` of `events` |
+//! | [`SecretSync`], if wanted | `get`, `create`, `patch` of `secrets`; `pods` |
+//! | [`follow`] | `list`, `watch` of the one object, by `resourceNames` |
 
 mod cached;
 mod class;
@@ -13,6 +24,7 @@ mod requests;
 mod secret_sync;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +41,7 @@ pub use self::class::{Class, SecretKey, SecretObject};
 pub use self::error::{KubernetesError, Verb};
 pub use self::events::Events;
 pub use self::follow::follow;
-pub use self::object::ObjectName;
+pub use self::object::{NameParts, ObjectName};
 pub use self::pod_status::PodStatus;
 use self::requests::Requests;
 pub use self::secret_sync::{SecretSync, SyncError};
@@ -211,6 +223,12 @@ impl Kubernetes {
         let (namespace, name) = (object.namespace.clone(), object.name.clone());
         let read = || async move { requests.read(&object, |client| ask(client, object.clone())).await };
         cached.get(&namespace, &name, read).await
+    }
+}
+
+impl fmt::Debug for Kubernetes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kubernetes").finish_non_exhaustive()
     }
 }
 

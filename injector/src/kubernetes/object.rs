@@ -1,14 +1,21 @@
 //! The names of objects.
 
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use kube::core::Resource;
 
 use super::KubernetesError;
+use super::class::GROUP;
 
-/// An object of the API, as an error names it.
+/// An object of the API, as an error names it. A clone costs nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ObjectName {
+pub struct ObjectName(Arc<NameParts>);
+
+/// What an object is named by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NameParts {
     /// Its kind, such as `ConfigMap`.
     pub kind: String,
     /// Its API group; empty for the core one.
@@ -27,13 +34,8 @@ impl ObjectName {
     /// # Errors
     /// When one of the names cannot be one. It would go into a path as it is, and lead elsewhere.
     pub fn of<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> Result<Self, KubernetesError> {
-        Self {
-            kind: K::kind(&()).into(),
-            group: K::group(&()).into(),
-            resource: K::plural(&()).into(),
-            ..Self::empty()
-        }
-        .named(namespace, name)
+        let (kind, group, resource) = (K::kind(&()).into(), K::group(&()).into(), K::plural(&()).into());
+        Self::checked(NameParts { kind, group, resource, namespace: namespace.to_owned(), name: name.to_owned() })
     }
 
     /// An object of the Secrets Store CSI driver.
@@ -46,28 +48,34 @@ impl ObjectName {
         namespace: &str,
         name: &str,
     ) -> Result<Self, KubernetesError> {
-        let group = super::class::GROUP.to_owned();
-        Self { kind: kind.to_owned(), group, resource: resource.to_owned(), ..Self::empty() }.named(namespace, name)
+        let [kind, resource, group] = [kind, resource, GROUP].map(str::to_owned);
+        Self::checked(NameParts { kind, group, resource, namespace: namespace.to_owned(), name: name.to_owned() })
     }
 
-    fn empty() -> Self {
-        let [kind, group, resource, namespace, name] = Default::default();
-        Self { kind, group, resource, namespace, name }
+    /// An object whose names come from the program itself.
+    pub(super) fn trusted(parts: NameParts) -> Self {
+        Self(Arc::new(parts))
     }
 
-    fn named(self, namespace: &str, name: &str) -> Result<Self, KubernetesError> {
-        let object = Self { namespace: namespace.to_owned(), name: name.to_owned(), ..self };
-        if is_name(name) && (namespace.is_empty() || is_name(namespace)) {
-            return Ok(object);
-        }
-        Err(KubernetesError::BadName { object })
+    fn checked(parts: NameParts) -> Result<Self, KubernetesError> {
+        let good = is_name(&parts.name) && (parts.namespace.is_empty() || is_name(&parts.namespace));
+        let object = Self::trusted(parts);
+        if good { Ok(object) } else { Err(KubernetesError::BadName { object }) }
+    }
+}
+
+impl Deref for ObjectName {
+    type Target = NameParts;
+
+    fn deref(&self) -> &NameParts {
+        &self.0
     }
 }
 
 impl fmt::Display for ObjectName {
     /// `KIND NAMESPACE/NAME`, or `KIND NAME`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, namespace, name, .. } = self;
+        let NameParts { kind, namespace, name, .. } = &**self;
         // Who gets it wrong may get it very wrong.
         let short = |text: &str| text.chars().take(NAME_MAX).collect::<String>().escape_debug().to_string();
         let (namespace, name) = (short(namespace), short(name));

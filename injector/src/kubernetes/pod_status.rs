@@ -4,6 +4,7 @@
 //! Kept in the background: no mount waits for it or fails for it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,12 @@ impl PodStatus {
             // It ends only with the last sender.
             let _ = keeper.send(news);
         }
+    }
+}
+
+impl fmt::Debug for PodStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PodStatus").finish_non_exhaustive()
     }
 }
 

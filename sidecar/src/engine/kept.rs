@@ -92,7 +92,7 @@ impl Kept {
 }
 
 /// Has the status forget a volume when dropped.
-struct Forget<'a>(Option<(&'a Shared, &'a Path)>);
+pub(super) struct Forget<'a>(pub(super) Option<(&'a Shared, &'a Path)>);
 
 impl Forget<'_> {
     fn not(mut self) {

@@ -4,6 +4,7 @@ mod destination;
 mod entry;
 mod keeper;
 mod kept;
+mod once;
 mod recipe;
 mod round;
 
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 pub use self::destination::{Destination, DestinationError, Directory, Handoff, Taker};
 use self::keeper::{Keeper, Order};
 pub use self::kept::Kept;
+pub use self::once::once;
 use crate::journal::Journal;
 use crate::notify::{NotifyCounters, RotationProbe};
 use crate::push::Change;

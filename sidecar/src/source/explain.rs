@@ -48,8 +48,8 @@ impl FetchError {
         let region = &self.region;
         let who = match self.identity.as_str() {
             "process" => "the identity of this process".to_owned(),
-            role if role.starts_with("arn:") => role.to_owned(),
-            identity => format!("the role of the {identity}"),
+            identity if identity.starts_with("pod identity of ") => format!("the role of the {identity}"),
+            role => role.to_owned(),
         };
         match (self.cause.class, self.cause.code.as_str()) {
             (Class::Throttled, _) => format!(
@@ -163,6 +163,32 @@ mod tests {
             "secretsmanager:GetSecretValue: AccessDeniedException: User: u is not authorized; allow secretsmanager:GetSecretValue \
              on it to arn:aws:iam::123456789012:role/app, and kms:Decrypt on its key if that is a key of your own"
         );
+    }
+
+    #[test]
+    fn a_token_that_is_not_taken_is_told_with_what_brings_the_next() {
+        let fix = |action, code| {
+            FetchError::new(AwsError::new(action, Class::CredentialsRejected, code, "m"), "r", "e").fix()
+        };
+        for action in TOKEN_ACTIONS {
+            assert!(
+                fix(action, "ExpiredTokenException").starts_with("the kubelet brings a new one within two minutes")
+            );
+        }
+        let refused = fix(TOKEN_ACTIONS[0], "InvalidIdentityToken");
+        assert!(refused.contains("OIDC provider") && refused.contains("the kubelet brings a new one"), "{refused}");
+        assert!(!fix("secretsmanager:GetSecretValue", "ExpiredTokenException").contains("kubelet"));
+    }
+
+    #[test]
+    fn a_pod_identity_is_told_what_it_lacks() {
+        let fix = |action, class, code| {
+            FetchError::new(AwsError::new(action, class, code, "m"), "pod identity of shop/api", "eu-west-1").fix()
+        };
+        assert!(fix(TOKEN_ACTIONS[1], Class::Denied, "ResourceNotFoundException").contains("association"));
+        assert!(fix(TOKEN_ACTIONS[1], Class::Transient, "AgentUnreachable").contains("eks-pod-identity-agent"));
+        let denied = fix("ssm:GetParameters", Class::Denied, "AccessDeniedException");
+        assert!(denied.contains("to the role of the pod identity of shop/api"), "{denied}");
     }
 
     #[test]

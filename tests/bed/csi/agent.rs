@@ -37,7 +37,7 @@ impl PodIdentityAgent {
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("cannot bind a port on 127.0.0.1")?;
         listener.set_nonblocking(true)?;
-        let url = format!("http://{}/v1/credentials", listener.local_addr()?);
+        let url = format!("http://{}", listener.local_addr()?);
         let state = Arc::<Mutex<State>>::default();
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -53,7 +53,7 @@ impl PodIdentityAgent {
         Ok(Self { url, state, _stop: stop })
     }
 
-    /// Where it gives credentials.
+    /// Where it is, without the path at which it gives credentials.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -123,7 +123,7 @@ mod tests {
         let agent = PodIdentityAgent::start().unwrap();
         agent.associate("known", "123456789012");
         let ask = async |token: &str| {
-            let request = Request::get(agent.url()).header(header::AUTHORIZATION, token);
+            let request = Request::get(format!("{}/v1/credentials", agent.url())).header(header::AUTHORIZATION, token);
             http::exchange(&http::client(), request.body(http_body_util::Full::default()).unwrap()).await.unwrap()
         };
         let given = ask("known").await;

@@ -70,9 +70,9 @@ impl MountNamespace {
         self.run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(folder))
     }
 
-    /// Takes the uppermost mount off a folder in it.
+    /// Takes the uppermost mount off a folder in it, even if it is in use.
     pub fn unmount(&self, folder: &Path) -> Result<()> {
-        self.run(Command::new("umount").arg(folder))
+        self.run(Command::new("umount").arg("--lazy").arg(folder))
     }
 
     fn run(&self, command: &Command) -> Result<()> {

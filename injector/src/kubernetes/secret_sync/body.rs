@@ -46,17 +46,17 @@ pub(super) fn create(wanted: &Wanted, owners: &[OwnerReference]) -> Wiped {
             "ownerReferences": owners,
         },
     });
-    with_data(&head, wanted, [])
+    with_data(&head, wanted, &[])
 }
 
 /// A change of a Secret: a merge patch. `gone` are the keys that it is to lose.
-pub(super) fn change<'a>(metadata: &Value, wanted: &Wanted, gone: impl IntoIterator<Item = &'a str> + Clone) -> Wiped {
+pub(super) fn change(metadata: &Value, wanted: &Wanted, gone: &[&str]) -> Wiped {
     with_data(&json!({"metadata": metadata}), wanted, gone)
 }
 
 /// Writes `data` into an object, in memory of exactly its size: memory that grows leaves copies behind. The keys
 /// and the digits of base64 are safe in JSON as they are.
-fn with_data<'a>(head: &Value, wanted: &Wanted, gone: impl IntoIterator<Item = &'a str> + Clone) -> Wiped {
+fn with_data(head: &Value, wanted: &Wanted, gone: &[&str]) -> Wiped {
     let head = head.to_string();
     let write = |out: &mut dyn FnMut(&str)| {
         out(head.strip_suffix('}').unwrap_or(&head));
@@ -68,7 +68,7 @@ fn with_data<'a>(head: &Value, wanted: &Wanted, gone: impl IntoIterator<Item = &
             }
             comma = ",";
         }
-        for key in gone.clone() {
+        for key in gone {
             for piece in [comma, "\"", key, "\":null"] {
                 out(piece);
             }
@@ -96,7 +96,7 @@ mod tests {
         let read: Value = serde_json::from_slice(create.as_ref()).unwrap();
         assert_eq!(read["data"], json!({"a.b-c_d": "IlwK", "b": "Mg=="}));
         assert_eq!(read["metadata"]["labels"], json!({"secrets-store.csi.k8s.io/managed": "true"}));
-        let change = change(&json!({"resourceVersion": "7"}), &wanted, ["old"]);
+        let change = change(&json!({"resourceVersion": "7"}), &wanted, &["old"]);
         let read: Value = serde_json::from_slice(change.as_ref()).unwrap();
         assert_eq!(read["data"], json!({"a.b-c_d": "IlwK", "b": "Mg==", "old": null}));
         assert_eq!(read["metadata"], json!({"resourceVersion": "7"}));

@@ -13,6 +13,7 @@ mod plan;
 mod stored;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,7 +32,7 @@ use self::body::Wiped;
 pub use self::error::SyncError;
 use self::plan::{Print, Wanted};
 use self::stored::Stored;
-use super::{Class, Events, Kubernetes, KubernetesError, ObjectName, Verb};
+use super::{Class, Events, Kubernetes, KubernetesError, NameParts, ObjectName, Verb};
 use crate::pod::Pod;
 
 /// The label of every Secret that was made of a SecretProviderClass; the Secrets Store CSI driver's own.
@@ -51,10 +52,13 @@ struct Inner {
     kubernetes: Kubernetes,
     events: Events,
     print: Print,
-    confirmed: Mutex<HashMap<(String, String), Arc<AsyncMutex<Option<Confirmed>>>>>,
+    confirmed: Mutex<HashMap<ObjectName, Known>>,
 }
 
-/// What is known of a Secret.
+/// What is known of a Secret, locked while it is written.
+type Known = Arc<AsyncMutex<Option<Confirmed>>>;
+
+/// How a Secret was found, or made.
 struct Confirmed {
     print: [u8; 32],
     owners: BTreeSet<String>,
@@ -98,6 +102,12 @@ impl SecretSync {
             }
             failed
         }
+    }
+}
+
+impl fmt::Debug for SecretSync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretSync").finish_non_exhaustive()
     }
 }
 
@@ -157,7 +167,7 @@ impl Inner {
     /// One request about a Secret, past the client's own reading and writing: it would copy values, and log
     /// what it cannot read.
     async fn request(&self, verb: Verb, object: &ObjectName, body: Option<Wiped>) -> Result<Wiped, KubernetesError> {
-        let ObjectName { namespace, name, .. } = object;
+        let NameParts { namespace, name, .. } = &**object;
         let collection = format!("/api/v1/namespaces/{namespace}/secrets");
         let (method, path, content) = match verb {
             Verb::Create => (Method::POST, format!("{collection}?fieldManager=coffer"), "application/json"),
@@ -191,17 +201,17 @@ impl Inner {
     }
 
     /// What is known of a Secret, forgetting those that are known no longer.
-    fn confirmed(&self, object: &ObjectName) -> Arc<AsyncMutex<Option<Confirmed>>> {
+    fn confirmed(&self, object: &ObjectName) -> Known {
         let mut all = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= all.capacity() {
             let now = Instant::now();
-            let known = |known: &Arc<AsyncMutex<Option<Confirmed>>>| {
+            let known = |known: &Known| {
                 // Whoever has it locked uses it.
                 known.try_lock().map_or(true, |known| known.as_ref().is_some_and(|known| now < known.until))
             };
             all.retain(|_, entry| Arc::strong_count(entry) > 1 || known(entry));
         }
-        Arc::clone(all.entry((object.namespace.clone(), object.name.clone())).or_default())
+        Arc::clone(all.entry(object.clone()).or_default())
     }
 }
 

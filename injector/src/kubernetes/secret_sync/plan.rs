@@ -149,9 +149,9 @@ fn tls<'a>(object: &ObjectName, entries: &Entries<'a>) -> Result<(TlsFiles, Vec<
     let mut from = vec![*crt_file, *key_file];
     from.dedup();
     let failed = |problem: String| SyncError::Tls { secret: object.clone(), files: names(&from), problem };
-    if [crt, key].iter().any(|content| is_pkcs12(content.expose())) {
-        let problem =
-            "it is a PKCS#12 file: store the certificate and its key as PEM (`openssl pkcs12 -in FILE -nodes`)";
+    if [crt, key].iter().any(|content| is_der(content.expose())) {
+        let problem = "it is DER, such as a PKCS#12 file, and no PEM: store the certificate and its key as PEM (`openssl \
+                       pkcs12 -in FILE -nodes` writes both)";
         return Err(failed(problem.to_owned()));
     }
     let both = if from.len() == 1 {
@@ -171,8 +171,8 @@ fn names(files: &[&str]) -> String {
     files.iter().map(|file| format!("`{file}`")).collect::<Vec<_>>().join(" and ")
 }
 
-/// PKCS#12 as bytes (a DER sequence), or as base64 of them.
-fn is_pkcs12(content: &[u8]) -> bool {
+/// PKCS#12, like all DER, as bytes (a sequence) or as base64 of them.
+fn is_der(content: &[u8]) -> bool {
     content.starts_with(&[0x30, 0x82]) || content.starts_with(&[0x30, 0x80]) || content.trim_ascii().starts_with(b"MI")
 }
 
@@ -212,7 +212,7 @@ impl Print {
     }
 
     pub(super) fn of(&self, wanted: &Wanted) -> [u8; 32] {
-        let mut digest = Sha256::new_with_prefix(&*self.0);
+        let mut digest = Sha256::new_with_prefix(*self.0);
         let mut add = |piece: &str| {
             digest.update((piece.len() as u64).to_le_bytes());
             digest.update(piece.as_bytes());
@@ -244,9 +244,12 @@ pub(super) mod tests {
         plan(&class(&[("app", kind, &keys)]), &files).remove(0).unwrap()
     }
 
-    /// A class with Secrets of a name, a type, and keys with their files.
-    fn class(secrets: &[(&str, &str, &[(&str, &str)])]) -> Class {
-        let secret = |(name, kind, data): &(&str, &str, &[(&str, &str)])| SecretObject {
+    /// A Secret's name, its type, and its keys with their files.
+    type Listed<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
+    /// A class with these Secrets.
+    fn class(secrets: &[Listed<'_>]) -> Class {
+        let secret = |(name, kind, data): &Listed<'_>| SecretObject {
             secret_name: (*name).to_owned(),
             kind: (*kind).to_owned(),
             data: data
@@ -265,7 +268,7 @@ pub(super) mod tests {
     }
 
     /// The outcome for each Secret: its values as text, or the error's text.
-    fn outcome(secrets: &[(&str, &str, &[(&str, &str)])], files: &[(&str, &str)]) -> Vec<Result<Vec<String>, String>> {
+    fn outcome(secrets: &[Listed<'_>], files: &[(&str, &str)]) -> Vec<Result<Vec<String>, String>> {
         let contents: Vec<_> = files.iter().map(|(name, text)| (*name, Secret::copy_of(text.as_bytes()))).collect();
         let files = contents.iter().map(|(name, content)| (*name, content)).collect();
         let plain = |value: &Zeroizing<String>| String::from_utf8(STANDARD.decode(value.as_str()).unwrap()).unwrap();
@@ -277,7 +280,7 @@ pub(super) mod tests {
     #[test]
     fn one_secret_that_cannot_be_made_does_not_keep_the_others_back() {
         let files = [("db/password", "hunter2"), ("app", "x")];
-        let secrets: [(&str, &str, &[(&str, &str)]); 9] = [
+        let secrets: [Listed<'_>; 9] = [
             ("app", "Opaque", &[("password", "db/password"), ("again", "db/password")]),
             ("", "Opaque", &[("a", "app")]),
             ("typeless", "", &[("a", "app")]),
@@ -351,7 +354,7 @@ pub(super) mod tests {
             let files = [("pfx", &content)].into_iter().collect();
             let class = class(&[("app", TLS, &[("tls.crt", "pfx"), ("tls.key", "pfx")])]);
             let error = plan(&class, &files).remove(0).map(|_| ()).unwrap_err().to_string();
-            assert!(error.contains("of `pfx`: it is a PKCS#12 file: store"), "{error}");
+            assert!(error.contains("of `pfx`: it is DER, such as a PKCS#12 file, and no PEM: store"), "{error}");
         }
     }
 

@@ -81,9 +81,10 @@ impl<'a> Stored<'a> {
             "annotations": wanted.annotations,
             "ownerReferences": all_owners,
         });
-        let gone = self.data.iter().flatten().map(|(key, _)| *key).filter(|key| !wanted.data.contains_key(*key));
+        let keys = self.data.iter().flatten().map(|(key, _)| *key);
+        let gone: Vec<_> = keys.filter(|key| !wanted.data.contains_key(*key)).collect();
         let owners = all_owners.iter().map(|owner| owner.uid.clone()).collect();
-        Ok(Some(Change { body: body::change(&metadata, wanted, gone), owners }))
+        Ok(Some(Change { body: body::change(&metadata, wanted, &gone), owners }))
     }
 }
 

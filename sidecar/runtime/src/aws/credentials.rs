@@ -425,3 +425,6 @@ pub fn session_name(env: &dyn Fn(&str) -> Option<String>) -> String {
     }
     clean
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,7 +90,7 @@ impl Agent {
             AwsError::new(ACTION, Class::NoCredentials, "TokenUnreadable", "the token cannot stand in a request")
         })?;
         authorization.set_sensitive(true);
-        let (place, stream) = self.connect().await?;
+        let (place, stream) = connect(self.places()).await.map_err(|why| self.unreachable(&why))?;
         let request = Request::get(format!("{}{PATH}", place.path))
             .header(HOST, place.authority())
             .header(AUTHORIZATION, authorization)
@@ -100,20 +100,6 @@ impl Agent {
             .map_err(|error| self.unreachable(&error.to_string()))?;
         let (status, body) = exchange(stream, request).await.map_err(|error| self.unreachable(&error))?;
         read(status, body, token)
-    }
-
-    /// Where it is to be found, and a connection to it.
-    async fn connect(&self) -> Result<(AgentUrl, TcpStream), AwsError> {
-        let mut failed = Vec::new();
-        for place in self.places() {
-            let connecting = TcpStream::connect((place.host.as_str(), place.port));
-            let late = || io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
-            match timeout(CONNECT_WITHIN, connecting).await.unwrap_or_else(|_| Err(late())) {
-                Ok(stream) => return Ok((place, stream)),
-                Err(error) => failed.push(format!("{}: {error}", place.authority())),
-            }
-        }
-        Err(self.unreachable(&failed.join("; ")))
     }
 
     fn places(&self) -> Vec<AgentUrl> {
@@ -130,6 +116,20 @@ impl Agent {
         let text = format!("no answer from the EKS Pod Identity agent at {self}: {why}");
         AwsError::new(ACTION, Class::Transient, "AgentUnreachable", &text)
     }
+}
+
+/// A connection to the first place that takes one.
+async fn connect(places: Vec<AgentUrl>) -> Result<(AgentUrl, TcpStream), String> {
+    let mut failed = Vec::new();
+    for place in places {
+        let connecting = TcpStream::connect((place.host.as_str(), place.port));
+        let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time"));
+        match timeout(CONNECT_WITHIN, connecting).await.unwrap_or_else(late) {
+            Ok(stream) => return Ok((place, stream)),
+            Err(error) => failed.push(format!("{}: {error}", place.authority())),
+        }
+    }
+    Err(failed.join("; "))
 }
 
 /// Sends the request and reads the whole answer.
@@ -277,5 +277,78 @@ impl fmt::Display for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let places: Vec<String> = self.places().iter().map(AgentUrl::to_string).collect();
         f.write_str(&places.join(" and "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Result<String, String> {
+        text.parse::<AgentUrl>().map(|url| url.to_string()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_address_is_a_base_or_the_whole() {
+        assert_eq!(url("http://127.0.0.1:2703").unwrap(), "http://127.0.0.1:2703");
+        assert_eq!(url("http://[fd00:ec2::23]/").unwrap(), "http://[fd00:ec2::23]");
+        assert_eq!(url("http://agent:80/v1/credentials").unwrap(), "http://agent");
+        assert_eq!(url("http://agent/eks/").unwrap(), "http://agent/eks");
+        for bad in ["", "agent:80", "https://agent", "http://", "http://u:p@agent", "http://agent?x=1", "http://[]"] {
+            let error = url(bad).unwrap_err();
+            assert!(error.contains("write http://HOST:PORT"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_agent_is_sought_where_it_was_said() {
+        let shown = |address| Agent::LinkLocal(address).to_string();
+        assert_eq!(shown(AddressType::Auto), "http://169.254.170.23 and http://[fd00:ec2::23]");
+        assert_eq!(shown(AddressType::Ipv4), "http://169.254.170.23");
+        assert_eq!(shown(AddressType::Ipv6), "http://[fd00:ec2::23]");
+        assert!("v4".parse::<AddressType>().unwrap_err().contains("use ipv4, ipv6 or auto"));
+    }
+
+    #[tokio::test]
+    async fn the_second_address_takes_over_where_nobody_is_at_the_first() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let at = |port| AgentUrl { host: "127.0.0.1".into(), port, path: String::new() };
+        assert_eq!(connect(vec![at(closed), at(port)]).await.unwrap().0, at(port));
+        let error = connect(vec![at(closed)]).await.unwrap_err();
+        assert!(error.contains("refused"), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_has_the_class_that_its_code_says() {
+        let told = "[abc]: (ResourceNotFoundException): No association found";
+        for (status, body, class, code) in [
+            (404, told, Class::Denied, "ResourceNotFoundException"),
+            (400, "(InvalidTokenException): bad", Class::CredentialsRejected, "InvalidTokenException"),
+            (400, "(ExpiredTokenException): late", Class::CredentialsRejected, "ExpiredTokenException"),
+            (403, "(AccessDeniedException): no", Class::Denied, "AccessDeniedException"),
+            (400, "(InvalidRequestException): what", Class::Invalid, "InvalidRequestException"),
+            (429, "slow", Class::Throttled, "HTTP429"),
+            (500, "(InternalServerException): oh", Class::Transient, "InternalServerException"),
+            (503, "", Class::Transient, "HTTP503"),
+            (301, "", Class::Transient, "HTTP301"),
+            (404, "404 page not found", Class::Denied, "HTTP404"),
+        ] {
+            let error = refusal(StatusCode::from_u16(status).unwrap(), body.as_bytes(), &Secret::copy_of(b"t0ken"));
+            assert_eq!((error.class, error.code.as_str()), (class, code), "{status} {body}");
+            assert!(error.message.contains(body), "{error}");
+        }
+    }
+
+    #[test]
+    fn neither_token_nor_keys_reach_an_error() {
+        let token = Secret::copy_of(b"t0ken.of.pod\n");
+        let echo = refusal(StatusCode::BAD_REQUEST, b"cannot use t0ken.of.pod here", &token);
+        assert!(!echo.to_string().contains("t0ken"), "{echo}");
+        let half = br#"{"AccessKeyId": "AKIA", "SecretAccessKey": "hunter2", "Token": 7}"#.to_vec();
+        let error = read(StatusCode::OK, half, &token).unwrap_err();
+        assert_eq!((error.class, error.code.as_str()), (Class::Transient, "UnreadableAnswer"));
+        assert!(!error.to_string().contains("hunter2"), "{error}");
     }
 }

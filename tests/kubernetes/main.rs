@@ -1,0 +1,8 @@
+//! The injector's way with the Kubernetes API, at a real API server.
+
+mod events;
+mod fixture;
+mod follow;
+mod pod_status;
+mod reads;
+mod secrets;
