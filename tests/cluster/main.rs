@@ -1,5 +1,6 @@
 //! A real Kubernetes API server, and `coffer-kms` behind it.
 
+mod csi;
 mod decrypt;
 mod fixture;
 mod node;
