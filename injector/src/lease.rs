@@ -16,7 +16,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
@@ -76,18 +76,14 @@ impl Candidate {
     /// holder, such as the pod's name; a random part is added, for a pod may be restarted in place.
     ///
     /// RBAC: `get` and `update` of that one Lease, and `create`.
-    #[must_use]
-    pub fn new(client: Client, namespace: &str, lease: &str, name: &str) -> Self {
-        let object = ObjectName {
-            kind: Lease::kind(&()).into_owned(),
-            group: Lease::group(&()).into_owned(),
-            resource: Lease::plural(&()).into_owned(),
-            namespace: namespace.to_owned(),
-            name: lease.to_owned(),
-        };
+    ///
+    /// # Errors
+    /// When the namespace or the lease cannot be called so.
+    pub fn new(client: Client, namespace: &str, lease: &str, name: &str) -> Result<Self, KubernetesError> {
+        let object = ObjectName::of::<Lease>(namespace, lease)?;
         let identity = format!("{name}_{:016x}", fastrand::u64(..));
         let (standing, _) = watch::channel(Standing::Starting);
-        Self { api: Api::namespaced(client, namespace), object, identity, standing }
+        Ok(Self { api: Api::namespaced(client, namespace), object, identity, standing })
     }
 
     /// What stands in the lease as its holder while this one leads.

@@ -13,6 +13,7 @@ pub mod form;
 pub mod identity;
 pub mod kubernetes;
 pub mod lease;
+pub mod notifier;
 mod plan;
 pub mod pod;
 pub mod proto;

@@ -27,6 +27,13 @@ const LIST_MAX: usize = 256 * 1024;
 /// What volumes ask for under the same identity within this time is fetched once.
 const RECENT: Duration = Duration::from_secs(2);
 
+/// More files are no list that a person wrote, and more calls than a quota bears.
+const FILES_MAX: usize = 1000;
+
+/// Where a role can come from beside a service account's annotation.
+const ROLE_FIX: &str = "name the role with the attribute `role-arn`, or use EKS Pod Identity (`identity: pod-identity`, or \
+                        `usePodIdentity` in a class)";
+
 /// The mode of files that a class gives none, as AWS's provider has it.
 const CLASS_MODE: u32 = 0o644;
 
@@ -111,7 +118,7 @@ impl Planner {
         passed: Passed<'_>,
         mode: Mode,
     ) -> Result<Plan, Refusal> {
-        let refused = |error: &dyn std::fmt::Display| Refusal::new(Code::FailedPrecondition, error.to_string());
+        let refused = |error: &dyn std::fmt::Display| Refusal::invalid(error);
         let (wanted, _) = self.of_parameters(target, &pod, parameters, mode, &refused).await?;
         self.plan(pod, wanted, passed, None)
     }
@@ -123,6 +130,13 @@ impl Planner {
 
     fn plan(&self, pod: Pod, wanted: Wanted, passed: Passed<'_>, told: Option<Told>) -> Result<Plan, Refusal> {
         let Wanted { spec, region, kind, class } = wanted;
+        if spec.files.len() > FILES_MAX {
+            let count = spec.files.len();
+            let fix = "use several volumes, or `recursive: true` on a path of Parameter Store";
+            return Err(Refusal::invalid(format!(
+                "this volume lists {count} files, and {FILES_MAX} are the most; {fix}"
+            )));
+        }
         let key = Key { namespace: pod.namespace.clone(), service_account: pod.service_account.clone(), kind };
         let token = Tokens::parse(passed.secrets, passed.context).and_then(|tokens| tokens.of(&key));
         let token = token.map_err(|error| Refusal::new(Code::FailedPrecondition, error.to_string()))?;
@@ -181,7 +195,7 @@ impl Planner {
         let mut parameters = class.parameters.clone();
         parameters.extend(attributes);
         let of_class = |error: &dyn std::fmt::Display| {
-            Refusal::new(Code::FailedPrecondition, format!("{error} (SecretProviderClass {}/{name})", pod.namespace))
+            Refusal::invalid(format!("{error} (SecretProviderClass {}/{name})", pod.namespace))
         };
         let mode = Mode::new(CLASS_MODE).map_err(Refusal::invalid)?;
         let (wanted, lints) = self.of_parameters(target, pod, &parameters, mode, &of_class).await?;
@@ -220,14 +234,16 @@ impl Planner {
     /// The role that the pod's service account is annotated with.
     async fn role(&self, pod: &Pod) -> Result<String, Refusal> {
         let account = &pod.service_account;
-        let api = self.api(format_args!("the service account `{account}`, for its role"))?;
+        let api = self
+            .api(format_args!("the annotation of the service account `{account}`, which names its role; {ROLE_FIX}"))?;
         let role = api.role_of(&pod.namespace, account).await?;
         role.ok_or_else(|| {
             let namespace = &pod.namespace;
-            let fix = "annotate it with `eks.amazonaws.com/role-arn`, name the role with the attribute `role-arn`, or use \
-                       EKS Pod Identity (`identity: pod-identity`, or `usePodIdentity` in a class)";
             // AWS's provider says it in these words.
-            let text = format!("An IAM role must be associated with service account {account} (namespace: {namespace}); {fix}");
+            let text = format!(
+                "An IAM role must be associated with service account {account} (namespace: {namespace}); annotate it with \
+                 `eks.amazonaws.com/role-arn`, or {ROLE_FIX}"
+            );
             Refusal::new(Code::FailedPrecondition, text)
         })
     }

@@ -57,12 +57,7 @@ impl Refusal {
 
 impl From<FormError> for Refusal {
     fn from(error: FormError) -> Self {
-        let code = match error {
-            // Nothing that the pod's author could mend.
-            FormError::NoPod(_) => Code::FailedPrecondition,
-            _ => Code::InvalidArgument,
-        };
-        Self::new(code, error.to_string())
+        Self::invalid(error)
     }
 }
 

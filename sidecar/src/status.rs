@@ -10,6 +10,9 @@ use serde::Serialize;
 use crate::epoch::{seconds, seconds_of};
 use crate::notify::ActionStatus;
 
+/// The code of what a process took over from the one before it and has not looked at yet.
+pub const NOT_LOOKED_AT: &str = "NotLookedAt";
+
 /// The state of a whole process, shared by those who write it and those who show it.
 #[derive(Clone, Debug, Default)]
 pub struct Status(Arc<Mutex<Inner>>);
@@ -128,10 +131,9 @@ impl Status {
         inner.volumes.values().map(with_actions).collect()
     }
 
-    /// What is known of one volume, but for its actions.
-    #[must_use]
-    pub fn volume(&self, path: &Path) -> Option<VolumeStatus> {
-        self.inner().volumes.get(path).cloned()
+    /// Shows every volume, without its actions, in the order of their paths, and copies none.
+    pub fn each(&self, mut show: impl FnMut(&VolumeStatus)) {
+        self.inner().volumes.values().for_each(|volume| show(volume));
     }
 
     /// From now on these volumes have to be published before the process is ready.

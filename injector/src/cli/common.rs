@@ -101,3 +101,9 @@ fn rate(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number| (0.1..=10_000.0).contains(number));
     number.ok_or_else(|| "takes calls a second, a number from 0.1 to 10000".to_owned())
 }
+
+/// The most that a volume may hold: from what one secret may to what a node can spare.
+pub(super) fn volume_size(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| (64 * 1024..=1024 * 1024 * 1024).contains(number));
+    number.ok_or_else(|| "takes bytes, a number from 65536 (one secret's most) to 1073741824".to_owned())
+}

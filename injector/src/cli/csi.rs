@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Failed;
-use super::common::{FetchArguments, GRACE, ProcessArguments};
+use super::common::{FetchArguments, GRACE, ProcessArguments, volume_size};
 
 /// Mount secrets as volumes of pods, on one node
 ///
@@ -53,7 +53,7 @@ pub(super) struct Csi {
     refresh: Duration,
 
     /// The most that the files of a volume may hold, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024 * 1024)]
+    #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024 * 1024, value_parser = volume_size)]
     max_volume_size: u64,
 
     /// Copy what a SecretProviderClass lists as `secretObjects` to Secrets of Kubernetes; needs the rights
@@ -112,6 +112,9 @@ impl Csi {
             self.hear_of_changes(&kubernetes, &driver);
         }
 
+        let telling = Arc::clone(&driver);
+        tokio::spawn(async move { telling.keep_telling().await });
+
         let (stop, stopped) = watch::channel(());
         let mut servers = JoinSet::new();
         // The kubelet asks the first at once when it has found the second.
@@ -131,6 +134,7 @@ impl Csi {
             why = refused(registered) => Err(Failed::at_run_time(format!("the kubelet refused the driver: {why}"))),
             Some(ended) = servers.join_next() => server_end(ended),
         };
+        driver.leave();
         drop(stop);
         while let Some(ended) = servers.join_next().await {
             result = result.and(server_end(ended));

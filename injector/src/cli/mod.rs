@@ -2,6 +2,7 @@
 
 mod common;
 mod csi;
+mod notifier;
 mod provider;
 
 use std::io::Write;
@@ -34,6 +35,7 @@ Exit codes: 0 done, 1 failed at run time, 2 wrong use or configuration.";
 #[derive(Debug, Subcommand)]
 enum Command {
     Csi(Box<csi::Csi>),
+    Notifier(Box<notifier::Notify>),
     Provider(Box<provider::ProviderCommand>),
 }
 
@@ -41,6 +43,7 @@ impl Arguments {
     pub(crate) fn run(self) -> ExitCode {
         match self.command {
             Command::Csi(csi) => csi.run().into(),
+            Command::Notifier(notifier) => notifier.run().into(),
             Command::Provider(provider) => provider.run().into(),
         }
     }

@@ -14,7 +14,7 @@ use coffer_unix_grpc::{Access, Address, Inherited, Mode, Peers, Socket};
 use tokio::sync::oneshot;
 
 use super::Failed;
-use super::common::{FetchArguments, GRACE, ProcessArguments};
+use super::common::{FetchArguments, GRACE, ProcessArguments, volume_size};
 
 /// Answer the Secrets Store CSI driver, in the place of AWS's own provider
 ///
@@ -36,7 +36,7 @@ pub(super) struct ProviderCommand {
     node_id: String,
 
     /// The most that the files of a volume may hold, in bytes; the driver takes 4 MiB unless it is told otherwise
-    #[arg(long, value_name = "BYTES", default_value_t = 3 * 1024 * 1024)]
+    #[arg(long, value_name = "BYTES", default_value_t = 3 * 1024 * 1024, value_parser = volume_size)]
     max_volume_size: u64,
 
     #[command(flatten)]

@@ -9,6 +9,7 @@ mod tell;
 mod tmpfs;
 mod volumes;
 
+use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +41,9 @@ use crate::refusal::Refusal;
 
 /// The looks that an event brings about are spread over this time on each node.
 const SPREAD: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether pods have to be told something.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// How a driver is to be.
 #[derive(Clone, Debug)]
@@ -133,6 +137,21 @@ impl Driver {
         self.volumes.look(&changes.into(), SPREAD);
     }
 
+    /// Tells pods for ever of what is stale in their volumes, and of what is fresh again.
+    pub async fn keep_telling(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(TOLD_EVERY).await;
+            for (target, pod, trouble) in self.volumes.troubles() {
+                self.teller.state(&pod, &target, trouble);
+            }
+        }
+    }
+
+    /// From now on no mount is waited for: the process is about to end.
+    pub fn leave(&self) {
+        self.volumes.leave();
+    }
+
     /// Ends: volumes stay mounted as they are, for the next process to take over.
     pub async fn close(&self) {
         self.volumes.close().await;
@@ -186,10 +205,14 @@ impl Driver {
         let published = self.volumes.publish(&target, &pod, limit, plan).await;
         match &published {
             Ok(Published::Kept(refusal)) => self.teller.kept(&pod, &refusal.text),
-            Ok(_) => self.teller.looked_at(&pod, &target, self.volumes.trouble(&target)),
-            // The kubelet tells the pod itself. What the call before it has under way is its own.
+            Ok(Published::Already) => self.teller.looked_at(&target),
+            Ok(Published::New) => {}
+            // What the call before it has under way is its own.
             Err(refusal) if refusal.code == tonic::Code::Aborted => {}
-            Err(_) => self.teller.forget(&target),
+            Err(refusal) => {
+                self.teller.failed(&pod, &refusal.text);
+                self.teller.forget(&target);
+            }
         }
         published
     }

@@ -1,7 +1,7 @@
 //! Telling others what became of a volume: the pod's events, the objects that the Secrets Store CSI driver
 //! keeps, Secrets of Kubernetes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,7 @@ use coffer::engine::Told;
 use coffer::file::FileName;
 use coffer::notify::{NotifyCounters, RotationProbe};
 use coffer::render::{RenderedFile, RenderedSet};
+use coffer_runtime::Secret;
 
 use super::Settings;
 use super::metrics::Metrics;
@@ -19,6 +20,7 @@ use crate::kubernetes::{Events, Kubernetes, PodStatus, SecretSync};
 use crate::plan::Described;
 use crate::pod::Pod;
 
+const MOUNT_FAILED: &str = "SecretMountFailed";
 const REFRESH_FAILED: &str = "SecretRefreshFailed";
 const REFRESHED: &str = "SecretRefreshRecovered";
 const DOUBTFUL: &str = "SecretProviderClassDoubtful";
@@ -84,14 +86,19 @@ impl Teller {
         self.status.unmounted(&target.display().to_string());
     }
 
+    /// A volume could not be mounted: the pod does not start.
+    pub(super) fn failed(&self, pod: &Pod, why: &str) {
+        self.events.warn(pod, MOUNT_FAILED, why);
+    }
+
     /// A volume could not become what it is to be; it stays as it was.
     pub(super) fn kept(&self, pod: &Pod, why: &str) {
         tracing::warn!(%pod, "a mounted volume stays as it was: {why}");
         self.events.warn(pod, REFRESH_FAILED, why);
     }
 
-    /// The kubelet looked at a mounted volume, at a resolved path; `trouble` is what is amiss with it.
-    pub(super) fn looked_at(&self, pod: &Pod, target: &Path, trouble: Option<Trouble>) {
+    /// `trouble` is what is amiss with a mounted volume, at a resolved path.
+    pub(super) fn state(&self, pod: &Pod, target: &Path, trouble: Option<Trouble>) {
         match trouble {
             Some(Trouble { reference, code, why }) => {
                 lock(&self.stale).insert(target.to_owned());
@@ -103,6 +110,22 @@ impl Teller {
             }
             None => {}
         }
+    }
+
+    /// The kubelet looked at a mounted volume, at a resolved path: Secrets that were made of it are made
+    /// again where they are missing or differ.
+    pub(super) fn looked_at(&self, target: &Path) {
+        let Some(secrets) = &self.secrets else { return };
+        let Some(binding) = lock(&self.bindings).get(target).cloned() else { return };
+        let Binding { pod, by: Described { class, .. } } = &*binding;
+        let wanted = class.secret_objects.iter().flat_map(|object| &object.data).map(|key| key.object_name.as_str());
+        // What is not there, or is no file's name, is told as missing.
+        let read = |name: &str| {
+            FileName::new(name).ok()?;
+            std::fs::read(target.join(name)).ok().map(Secret::from)
+        };
+        let files: BTreeMap<&str, Secret> = wanted.filter_map(|name| Some((name, read(name)?))).collect();
+        tokio::spawn(secrets.publish(pod, class, files.iter().map(|(name, content)| (*name, content))));
     }
 
     /// A set is in place.

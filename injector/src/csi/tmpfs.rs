@@ -96,7 +96,7 @@ impl Tmpfs {
         if total > self.limit {
             let limit = self.limit;
             let fix = "ask for fewer or smaller files, or raise --max-volume-size";
-            return Err(DestinationError::Refused(format!(
+            return Err(DestinationError::Never(format!(
                 "the files hold {total} bytes, and {limit} are the most; {fix}"
             )));
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use coffer::engine::{Destination, Kept};
 use coffer::push::Change;
 use coffer::spec::VolumeSpec;
-use coffer::status::{State, Status};
+use coffer::status::{NOT_LOOKED_AT, State, Status};
 use tokio::sync::watch;
 use tonic::Code;
 
@@ -144,15 +144,27 @@ impl Volumes {
         }
     }
 
-    /// What keeps a mounted volume from being fresh, if anything.
-    pub(super) fn trouble(&self, target: &Path) -> Option<Trouble> {
-        let status = self.status.volume(target)?;
-        status.references.into_iter().find_map(|known| match known.state {
-            // Taken over a moment ago, and not looked at yet.
-            State::Stale { code, .. } if code == "NotLookedAt" => None,
-            State::Stale { code, why, .. } => Some(Trouble { reference: known.reference, code, why }),
-            State::Fresh | State::Missing { .. } => None,
-        })
+    /// Each volume that is kept, its pod, and what keeps it from being fresh, if anything.
+    pub(super) fn troubles(&self) -> Vec<(PathBuf, Pod, Option<Trouble>)> {
+        let slots: Vec<_> = self.slots().iter().map(|(path, slot)| (path.clone(), Arc::clone(slot))).collect();
+        let mut stale: HashMap<PathBuf, Trouble> = HashMap::new();
+        self.status.each(|volume| {
+            let trouble = volume.references.iter().find_map(|known| match &known.state {
+                // Taken over a moment ago, and not looked at yet.
+                State::Stale { code, .. } if code == NOT_LOOKED_AT => None,
+                State::Stale { code, why, .. } => {
+                    Some(Trouble { reference: known.reference.clone(), code: code.clone(), why: why.clone() })
+                }
+                State::Fresh | State::Missing { .. } => None,
+            });
+            stale.extend(trouble.map(|trouble| (volume.path.clone(), trouble)));
+        });
+        let kept = slots.into_iter().filter_map(|(path, slot)| {
+            let pod = slot.held().as_ref().map(|held| held.pod.clone())?;
+            let trouble = stale.remove(&path);
+            Some((path, pod, trouble))
+        });
+        kept.collect()
     }
 
     /// Whether any volume is kept for the pod of that uid.
@@ -165,10 +177,17 @@ impl Volumes {
     pub(super) fn count(&self) -> (usize, usize) {
         let slots: Vec<_> = self.slots().values().cloned().collect();
         let kept = slots.iter().filter(|slot| slot.held().is_some()).count();
-        let is_stale = |state: &State| matches!(state, State::Stale { code, .. } if code != "NotLookedAt");
-        let volumes = self.status.volumes();
-        let stale = volumes.iter().filter(|volume| volume.references.iter().any(|known| is_stale(&known.state)));
-        (kept, stale.count())
+        let is_stale = |state: &State| matches!(state, State::Stale { code, .. } if code != NOT_LOOKED_AT);
+        let mut stale = 0;
+        self.status.each(|volume| stale += usize::from(volume.references.iter().any(|known| is_stale(&known.state))));
+        (kept, stale)
+    }
+
+    /// From now on every call that waits for a set ends, and none begins.
+    pub(super) fn leave(&self) {
+        for slot in self.slots().values() {
+            slot.leaving.send_modify(|waiting| *waiting += 1);
+        }
     }
 
     /// Releases every volume; what is mounted stays, for the next process to take over.

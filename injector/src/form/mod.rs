@@ -62,6 +62,9 @@ pub enum FormError {
     /// Not asked for by a pod itself.
     #[error("this driver mounts volumes that stand in a pod (`csi:` under `volumes:`), no persistent ones")]
     Persistent,
+    /// Two forms at once.
+    #[error("`secretProviderClass` and `spec` or `configMap` both say what this volume holds; keep one")]
+    Both,
     /// The attributes are too large.
     #[error("the attributes hold {0} bytes, more than an object of Kubernetes can")]
     TooLarge(usize),
@@ -90,6 +93,9 @@ impl Ask {
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         let form = match attributes.get(CLASS) {
+            Some(_) if attributes.contains_key("spec") || attributes.contains_key("configMap") => {
+                return Err(FormError::Both);
+            }
             Some(class) => Form::Class { name: name(CLASS, class)?.to_owned(), attributes },
             None => Form::Own(Own::read(&attributes)?),
         };

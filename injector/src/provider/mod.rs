@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use coffer::engine::once;
+use coffer::engine::{DestinationError, once};
 use coffer::render::RenderedSet;
 use coffer::source::Budgets;
 use coffer::spec::RateLimits;
@@ -134,16 +134,17 @@ impl Provider {
 }
 
 /// A set as the driver takes it, or why it does not.
-fn answer(set: &RenderedSet, most: u64) -> Result<MountResponse, String> {
+fn answer(set: &RenderedSet, most: u64) -> Result<MountResponse, DestinationError> {
     let total: u64 = set.iter().map(|(_, file)| file.content.expose().len() as u64).sum();
     if total > most {
         let fix = "list fewer or smaller objects, or raise --max-volume-size and the driver's --max-call-recv-msg-size";
-        return Err(format!("the files hold {total} bytes, and {most} are the most; {fix}"));
+        return Err(DestinationError::Never(format!("the files hold {total} bytes, and {most} are the most; {fix}")));
     }
     let mut answer = MountResponse::default();
     for (name, file) in set.iter() {
         answer.object_version.push(ObjectVersion { id: name.to_string(), version: file.origin.version.clone() });
-        let mode = i32::try_from(file.mode.bits()).map_err(|_| format!("{name} has a mode that nobody has"))?;
+        // At most 0777.
+        let mode = file.mode.bits().cast_signed();
         answer.files.push(File { path: name.to_string(), mode, contents: file.content.expose().to_vec() });
     }
     Ok(answer)

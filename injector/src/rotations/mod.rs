@@ -82,6 +82,6 @@ mod tests {
     #[test]
     fn following_can_be_a_task_of_its_own() {
         fn spawnable<T: Send>(_: &T) {}
-        let _ = |client: Client| spawnable(&follow(client, "n".to_owned(), "o".to_owned(), drop));
+        let _ = |client: Client| spawnable(&follow(client, "namespace".to_owned(), "name".to_owned(), drop));
     }
 }

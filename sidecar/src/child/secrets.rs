@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::{Environment, EnvironmentErrors};
 use crate::digest::{Digest, Key};
-use crate::engine::{Swapped, Taker};
+use crate::engine::{DestinationError, Swapped, Taker};
 use crate::file::FileName;
 use crate::render::{RenderedFile, RenderedSet};
 use crate::spec::EnvName;
@@ -84,7 +84,7 @@ impl Secrets {
             match environment {
                 Ok(environment) => newest.environment = Some(environment),
                 // The program still has the one before.
-                Err(errors) if newest.started => return Err(errors.to_string()),
+                Err(errors) if newest.started => return Err(DestinationError::Refused(errors.to_string())),
                 // To refuse it would mean to try again, and nothing better comes of that.
                 Err(errors) => newest.unfit = Some(errors),
             }
@@ -234,7 +234,7 @@ mod tests {
         // Once it runs, a set that is unfit is refused, and the one before stays.
         taker(&set(b"fit", "2")).unwrap();
         assert!(secrets.first().is_ok());
-        let error = taker(&unfit).unwrap_err();
+        let error = taker(&unfit).unwrap_err().to_string();
         assert!(error.contains("NUL") && !error.contains("hunter2"), "{error}");
     }
 }

@@ -58,6 +58,9 @@ pub enum DestinationError {
     /// Whoever was to take it refused it: why, and the fix.
     #[error("{0}")]
     Refused(String),
+    /// It will never be taken as it is: why, and the fix.
+    #[error("{0}")]
+    Never(String),
 }
 
 /// A directory of files.
@@ -128,7 +131,7 @@ impl Destination for Directory {
 }
 
 /// Takes a set that was made, or says why it cannot.
-pub type Taker = Box<dyn FnMut(&RenderedSet) -> Result<(), String> + Send + Sync>;
+pub type Taker = Box<dyn FnMut(&RenderedSet) -> Result<(), DestinationError> + Send + Sync>;
 
 /// Whoever takes sets over, and keeps them where the engine cannot read them again. Every new set is
 /// therefore made of values fetched anew.
@@ -180,7 +183,7 @@ impl Destination for Handoff {
             last.origins = origins;
             return Ok(Outcome::Unchanged);
         }
-        (self.taker)(set).map_err(DestinationError::Refused)?;
+        (self.taker)(set)?;
         self.last = Some(Last { at: SystemTime::now(), origins, digest });
         Ok(Outcome::Published)
     }

@@ -8,7 +8,7 @@ use coffer_runtime::aws::Class;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::destination::Destination;
+use super::destination::{Destination, DestinationError};
 use super::entry::{Entry, News, Pushed};
 use super::recipe::{MakeError, can_be_carried, make, version_in_place};
 use super::round::{Failure, NOT_PUBLISHED, Round, Seen, Settled, arn, digest, version};
@@ -22,7 +22,7 @@ use crate::render::{Origin, RenderedFile, RenderedSet};
 use crate::schedule::Schedule;
 use crate::source::{Answer, FetchError, Found, Question, Reply};
 use crate::spec::{Access, FileSpec, Reference, VolumeSpec, Wanted};
-use crate::status::{ReferenceStatus, State, VolumeStatus};
+use crate::status::{NOT_LOOKED_AT, ReferenceStatus, State, VolumeStatus};
 use crate::volume::{Outcome, VolumeError};
 
 /// Answers this much older than the moment of asking are taken from another volume's look; less
@@ -36,6 +36,9 @@ const HASTENED: Duration = Duration::from_secs(1);
 /// the event may be there before the change is everywhere.
 const LOOKS_IN_VAIN: u8 = 1;
 const PUSHED_AGAIN: Duration = Duration::from_secs(3);
+
+/// Of many references that fail a start together, how many are named beside the first.
+const OTHERS_NAMED: usize = 10;
 
 /// How long the last actions may take when the process ends; it has 800 ms for all.
 const LAST_ACTIONS: Duration = Duration::from_millis(500);
@@ -445,6 +448,7 @@ impl Keeper {
             Ok(Outcome::Unchanged) => {}
             Ok(Outcome::Published) => settled.swap = Some(self.published(set, cause, first, &before)),
             Err(error) => {
+                settled.refused_for_good = matches!(error, DestinationError::Never(_));
                 let text = error.to_string();
                 if self.obstacle.as_ref() != Some(&text) {
                     tracing::error!("{text}; the set in place stays");
@@ -579,7 +583,7 @@ impl Keeper {
         if settled.published && !afresh {
             return None;
         }
-        let failed = self.entries.iter().filter(|(_, entry)| !entry.absent).find_map(|(wanted, entry)| {
+        let mut failed = self.entries.iter().filter(|(_, entry)| !entry.absent).filter_map(|(wanted, entry)| {
             let optional = entry.files.iter().all(|at| self.spec.files[*at].optional);
             // An optional value that AWS has no longer is no failure of a set that is in place.
             let gone = |failure: &&Failure| settled.published && optional && failure.class == Class::NotFound;
@@ -587,12 +591,24 @@ impl Keeper {
             // What waits for another value is not what stands in the way.
             let unmade = settled.unmade.get(wanted).filter(|error| !matches!(error, MakeError::Incomplete { .. }));
             let failure = failure.or_else(|| unmade.map(Failure::from))?;
-            Some(Failure { text: format!("{}: {}", wanted.reference, failure.text), ..failure })
+            Some((&wanted.reference, failure))
+        });
+        let first = failed.next().map(|(reference, failure)| {
+            let others: Vec<String> = failed.map(|(other, failure)| format!("{other} ({})", failure.code)).collect();
+            let others = match others.len() {
+                0 => String::new(),
+                count if count > OTHERS_NAMED => {
+                    format!("; and {count} more, such as {}", others[..OTHERS_NAMED].join(", "))
+                }
+                _ => format!("; and {}", others.join(", ")),
+            };
+            Failure { text: format!("{reference}: {}{others}", failure.text), ..failure }
         });
         let unpublished = || {
-            self.obstacle.clone().map(|text| Failure { class: Class::Transient, code: NOT_PUBLISHED.to_owned(), text })
+            let class = if settled.refused_for_good { Class::Invalid } else { Class::Transient };
+            self.obstacle.clone().map(|text| Failure { class, code: NOT_PUBLISHED.to_owned(), text })
         };
-        failed.or_else(unpublished)
+        first.or_else(unpublished)
     }
 
     fn give_up(&self, obstacle: Failure, after: Option<Duration>, afresh: bool) -> Result<(), StartError> {
@@ -635,7 +651,7 @@ impl Keeper {
         let since = SystemTime::now();
         for entry in self.entries.values_mut() {
             let why = "published before this process started, and not looked at since".to_owned();
-            entry.state = State::Stale { since, code: "NotLookedAt".to_owned(), why };
+            entry.state = State::Stale { since, code: NOT_LOOKED_AT.to_owned(), why };
         }
     }
 

@@ -46,6 +46,8 @@ pub(super) struct Settled {
     pub(super) tried: bool,
     /// Whether the set that was made of them is in place.
     pub(super) published: bool,
+    /// Whether the set will never be taken where it is to go.
+    pub(super) refused_for_good: bool,
     /// What the application is to be told, where the set was replaced.
     pub(super) swap: Option<Swap>,
     /// What was fetched and could not be made into files.

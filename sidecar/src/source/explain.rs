@@ -42,13 +42,18 @@ impl FetchError {
         Self { everywhere: Some(text), ..hopeful }
     }
 
+    /// The service account that asked by EKS Pod Identity.
+    fn account(&self) -> &str {
+        self.identity.strip_prefix(POD_IDENTITY).unwrap_or("this service account")
+    }
+
     /// What mends it, in one clause.
     #[must_use]
     pub fn fix(&self) -> String {
         let region = &self.region;
         let who = match self.identity.as_str() {
             "process" => "the identity of this process".to_owned(),
-            identity if identity.starts_with("pod identity of ") => format!("the role of the {identity}"),
+            identity if identity.starts_with(POD_IDENTITY) => format!("the role of the {identity}"),
             role => role.to_owned(),
         };
         match (self.cause.class, self.cause.code.as_str()) {
@@ -84,10 +89,10 @@ impl FetchError {
                 "give the service account a role (IRSA) or an EKS Pod Identity association, the ECS task a role, or set AWS_PROFILE".to_owned()
             }
             (Class::Denied, _) if self.cause.action == "sts:AssumeRoleWithWebIdentity" => {
-                "check that the role's trust policy names this cluster's OIDC provider and this service account".to_owned()
+                format!("check that the trust policy of {} names this cluster's OIDC provider and this service account", self.identity)
             }
             (Class::Denied, _) if self.cause.action == "eks-auth:AssumeRoleForPodIdentity" => {
-                "make an EKS Pod Identity association for this service account, and allow eks-auth:AssumeRoleForPodIdentity to the node's role".to_owned()
+                format!("make an EKS Pod Identity association for {}, and allow eks-auth:AssumeRoleForPodIdentity to the node's role", self.account())
             }
             (Class::Denied, _) if self.cause.action == "sts:AssumeRole" => {
                 format!("check that {who} trusts this process's role, that sts:AssumeRole is allowed, and `external_id`")
@@ -110,6 +115,8 @@ impl FetchError {
     }
 }
 
+/// What the label of an identity begins with that EKS Pod Identity gives.
+const POD_IDENTITY: &str = "pod identity of ";
 /// Both take a token of the kubelet's.
 const TOKEN_ACTIONS: [&str; 2] = ["sts:AssumeRoleWithWebIdentity", "eks-auth:AssumeRoleForPodIdentity"];
 /// The kubelet goes over each pod every 60 to 90 s, and a CSIDriver with `requiresRepublish` is then

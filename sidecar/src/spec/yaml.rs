@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::DuplicateKeyPolicy;
-use serde_saphyr::{Options, Spanned};
+use serde_saphyr::{Budget, Options, Spanned};
 
 /// A place in a text: line and column, both from 1; 0 where the place is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,6 +14,9 @@ pub struct Place {
     /// Column, from 1, in characters.
     pub column: u64,
 }
+
+/// What is written nests half as deep at the most.
+const DEPTH_MAX: usize = 16;
 
 /// A node and where it stands.
 #[derive(Debug)]
@@ -63,6 +66,10 @@ pub(super) fn parse(text: &str) -> Result<Node, (Place, String)> {
     options.leading_zero_numbers_as_strings = true;
     options.strict_booleans = true;
     options.with_snippet = false;
+    // Each level takes stack, in a debug build tens of kilobytes of a task's two megabytes.
+    let mut budget = Budget::default();
+    (budget.max_depth, budget.flow_nesting_limit) = (DEPTH_MAX, DEPTH_MAX);
+    options.budget = Some(budget);
     serde_saphyr::from_str_with_options::<Node>(text, options).map_err(|error| {
         let place = error.location().map(|at| Place { line: at.line(), column: at.column() }).unwrap_or_default();
         (place, plain_message(&error))

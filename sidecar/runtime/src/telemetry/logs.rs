@@ -62,7 +62,11 @@ impl FromStr for LogFormat {
 /// level: the SDK's and the HTTP client's debug output holds requests and answers, and so secrets.
 pub fn init_logs(level: LogLevel, format: LogFormat) {
     let LogLevel(level) = level;
-    let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("coffer", level);
+    let filter = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        // An error for each attempt at an API server that is away; what matters of it is told once, by us.
+        .with_target("kube_client", LevelFilter::OFF)
+        .with_target("coffer", level);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Unblocking(std::io::stderr()))
         .with_ansi(std::io::stderr().is_terminal())
