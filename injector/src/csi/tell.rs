@@ -122,7 +122,7 @@ impl Teller {
         // What is not there, or is no file's name, is told as missing.
         let read = |name: &str| {
             FileName::new(name).ok()?;
-            std::fs::read(target.join(name)).ok().map(Secret::from)
+            std::fs::read(target.join(name)).ok().map(Secret::new)
         };
         let files: BTreeMap<&str, Secret> = wanted.filter_map(|name| Some((name, read(name)?))).collect();
         tokio::spawn(secrets.publish(pod, class, files.iter().map(|(name, content)| (*name, content))));
