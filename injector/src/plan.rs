@@ -14,7 +14,7 @@ use coffer::status::Status;
 use tokio::sync::OnceCell;
 use tonic::Code;
 
-use crate::class::{Lint, Parameters};
+use crate::class::{self, Lint, Parameters};
 use crate::form::{Form, IdentityForm, Own, OwnSource};
 use crate::identity::{self, AddressType, Key, Kind, Tokens};
 use crate::kubernetes::{Class, Kubernetes};
@@ -33,9 +33,6 @@ const FILES_MAX: usize = 1000;
 /// Where a role can come from beside a service account's annotation.
 const ROLE_FIX: &str = "name the role with the attribute `role-arn`, or use EKS Pod Identity (`identity: pod-identity`, or \
                         `usePodIdentity` in a class)";
-
-/// The mode of files that a class gives none, as AWS's provider has it.
-const CLASS_MODE: u32 = 0o644;
 
 /// Finds out what is to be fetched, and as whom.
 pub(crate) struct Planner {
@@ -197,7 +194,7 @@ impl Planner {
         let of_class = |error: &dyn std::fmt::Display| {
             Refusal::invalid(format!("{error} (SecretProviderClass {}/{name})", pod.namespace))
         };
-        let mode = Mode::new(CLASS_MODE).map_err(Refusal::invalid)?;
+        let mode = Mode::new(class::DEFAULT_MODE).map_err(Refusal::invalid)?;
         let (wanted, lints) = self.of_parameters(target, pod, &parameters, mode, &of_class).await?;
         Ok(Wanted { class: Some(Described { name, class, lints }), ..wanted })
     }
@@ -213,10 +210,6 @@ impl Planner {
         let parameters = Parameters::read(parameters).map_err(|error| refused(&error))?;
         let region = self.region(parameters.region().map(str::to_owned)).await?;
         let found = parameters.files(&region, mode).map_err(|error| refused(&error))?;
-        if found.files.is_empty() {
-            // The Secrets Store driver fails such a mount too: "missing object versions".
-            return Err(refused(&"`objects` lists no object: add at least one, or remove the volume"));
-        }
         let kind = match parameters.pod_identity() {
             true => Kind::PodIdentity { address: parameters.address_type() },
             false => Kind::WebIdentity { role_arn: self.role(pod).await? },

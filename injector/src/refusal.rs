@@ -76,12 +76,12 @@ impl From<KubernetesError> for Refusal {
 }
 
 impl From<StartError> for Refusal {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a start's limit is minutes")]
     fn from(error: StartError) -> Self {
         match error {
             StartError::NotPublished { why, after, class, .. } => {
-                // Whole seconds: what was left of the limit when AWS was first asked is a little less.
-                let seconds = |after: Duration| Duration::from_secs(after.as_secs_f64().round() as u64);
-                let after = after.map(|after| humantime::format_duration(seconds(after)).to_string());
+                let whole = |after: Duration| Duration::from_secs(after.as_secs_f64().round() as u64);
+                let after = after.map(|after| humantime::format_duration(whole(after)));
                 let after =
                     after.map_or_else(String::new, |after| format!(" (tried for {after}; the kubelet tries again)"));
                 Self::new(code(class), format!("{why}{after}"))

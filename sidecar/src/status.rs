@@ -132,8 +132,8 @@ impl Status {
     }
 
     /// Shows every volume, without its actions, in the order of their paths, and copies none.
-    pub fn each(&self, mut show: impl FnMut(&VolumeStatus)) {
-        self.inner().volumes.values().for_each(|volume| show(volume));
+    pub fn each(&self, show: impl FnMut(&VolumeStatus)) {
+        self.inner().volumes.values().for_each(show);
     }
 
     /// From now on these volumes have to be published before the process is ready.

@@ -1,29 +1,38 @@
-//! A Kubernetes control plane: etcd and the API server, the real ones, as processes on loopback.
+//! A Kubernetes control plane: etcd and the API server, the real ones, as processes on loopback; with
+//! the controllers and the scheduler if asked for, and with nodes that run pods.
 //!
-//! It needs Go, and neither root nor a container engine: `tests/cluster/build` compiles them once.
+//! It needs Go, and neither root nor a container engine: `tests/cluster/build` compiles them once. A
+//! [`Node`] needs root, and containerd, which `tests/cluster/node` fetches.
 
 mod api;
 mod component;
+mod containerd;
 mod credentials;
 mod etcd;
+mod image;
+mod kubectl;
+mod kubelet;
+mod node;
 mod program;
+mod room;
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::Command;
 
 use self::component::Component;
 use self::credentials::Credentials;
+use self::kubectl::Kubectl;
 pub use self::{
     api::{Api, Refusal},
     etcd::{Etcd, Stored},
+    image::Image,
+    node::{Event, Node, NodeOptions},
 };
 use crate::{eventually, loopback::own_address};
 
@@ -36,12 +45,35 @@ const CONFIG_POLL: Duration = Duration::from_secs(1);
 /// A reload tries the new providers first, for ten seconds at most.
 const RELOADED_WITHIN: Duration = Duration::from_secs(45);
 
-/// What a control plane is started with: by default nothing is encrypted.
+/// What of the controller manager runs: what makes pods out of what stands for them, gives them service
+/// accounts, and clears up. Nodes are the test bed's own business.
+const CONTROLLERS: [&str; 15] = [
+    "cronjob-controller",
+    "daemonset-controller",
+    "deployment-controller",
+    "disruption-controller",
+    "endpoints-controller",
+    "endpointslice-controller",
+    "garbage-collector-controller",
+    "job-controller",
+    "namespace-controller",
+    "pod-garbage-collector-controller",
+    "replicaset-controller",
+    "root-ca-certificate-publisher-controller",
+    "serviceaccount-controller",
+    "serviceaccount-token-controller",
+    "statefulset-controller",
+];
+
+/// What a control plane is started with: by default nothing is encrypted, and nothing but the API
+/// server acts on what it holds.
 #[derive(Clone, Debug, Default)]
 pub struct ControlPlaneOptions {
     encryption: Option<Value>,
     reload: bool,
     feature_gates: Vec<String>,
+    controllers: bool,
+    scheduler: bool,
 }
 
 /// A running control plane. It ends when dropped, with all that it holds; and with the test process,
@@ -49,12 +81,15 @@ pub struct ControlPlaneOptions {
 #[derive(Debug)]
 pub struct ControlPlane {
     // In this order they end.
+    scheduler: Option<Component>,
+    controllers: Option<Component>,
     api_server: Component,
     etcd_server: Component,
     api: Api,
     etcd: Etcd,
     options: ControlPlaneOptions,
     program: PathBuf,
+    kubectl: Kubectl,
     credentials: Credentials,
     address: Ipv4Addr,
     folder: TempDir,
@@ -79,6 +114,19 @@ impl ControlPlaneOptions {
         self.feature_gates.push(gate.to_owned());
         self
     }
+
+    /// Runs the controller manager: pods get service accounts and their tokens, deployments, daemon
+    /// sets and jobs get pods, and what belongs to something deleted goes with it.
+    pub fn controllers(mut self) -> Self {
+        self.controllers = true;
+        self
+    }
+
+    /// Runs the scheduler: a pod need not name its node.
+    pub fn scheduler(mut self) -> Self {
+        self.scheduler = true;
+        self
+    }
 }
 
 impl ControlPlane {
@@ -99,19 +147,24 @@ impl ControlPlane {
             .args(etcd.flags(folder.path()))
             .start()?;
         let api = Api::new(address, &credentials)?;
-        let api_server = start_api_server(&program, folder.path(), address, &options)?;
+        let api_server = start_api_server(&program, folder.path(), address, &credentials, &options)?;
+        let kubectl = Kubectl::new(program.clone(), credentials.kubeconfig().to_owned(), folder.path().to_owned());
         let mut plane = Self {
+            scheduler: None,
+            controllers: None,
             api_server,
             etcd_server,
             api,
             etcd,
             options,
-            program: program.clone(),
+            program,
+            kubectl,
             credentials,
             address,
             folder,
         };
         plane.ready().await?;
+        plane.start_controllers().await?;
         Ok(plane)
     }
 
@@ -140,15 +193,17 @@ impl ControlPlane {
     /// # Errors
     /// When it fails: with what it says.
     pub async fn kubectl<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
-        let mut command = Command::new(&self.program);
-        command.arg("kubectl").arg("--kubeconfig").arg(self.credentials.kubeconfig());
-        command.args(args.into_iter().map(|arg| arg.as_ref().to_owned()));
-        // It keeps a cache at home.
-        command.env_clear().env("HOME", self.folder()).stdin(Stdio::null()).kill_on_drop(true);
-        let output = command.output().await.context("cannot run kubectl")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "kubectl ({}): {}", output.status, said.trim());
-        Ok(String::from_utf8(output.stdout)?)
+        self.kubectl.run(args).await
+    }
+
+    /// Who has issued the tokens of its service accounts, as their claim `iss` says.
+    pub fn issuer(&self) -> &'static str {
+        credentials::ISSUER
+    }
+
+    /// The public keys of that issuer, as a JSON Web Key Set.
+    pub async fn jwks(&self) -> Result<Value> {
+        self.api.get("/openid/v1/jwks").await
     }
 
     /// Replaces the encryption config; with automatic reload, waits until the API server has taken it
@@ -171,12 +226,16 @@ impl ControlPlane {
     /// is not in etcd.
     pub async fn restart_api_server(&mut self) -> Result<()> {
         self.api_server.stop().await?;
-        self.api_server = start_api_server(&self.program, self.folder.path(), self.address, &self.options)?;
+        self.api_server =
+            start_api_server(&self.program, self.folder.path(), self.address, &self.credentials, &self.options)?;
         self.ready().await
     }
 
     /// Ends everything in good order.
     pub async fn stop(mut self) -> Result<()> {
+        for component in [&mut self.scheduler, &mut self.controllers].into_iter().flatten() {
+            component.stop().await?;
+        }
         // The API server first, or it would wait for etcd.
         self.api_server.stop().await?;
         self.etcd_server.stop().await
@@ -211,6 +270,41 @@ impl ControlPlane {
         }
     }
 
+    /// Starts the controller manager and the scheduler, if they are wanted, and waits until a pod can
+    /// be made.
+    async fn start_controllers(&mut self) -> Result<()> {
+        let Self { api, program, folder, credentials, options, .. } = self;
+        let kubeconfig = format!("--kubeconfig={}", credentials.kubeconfig().display());
+        let start = |name, flags: Vec<String>| {
+            // No port: nobody asks them anything.
+            let own = ["--leader-elect=false".to_owned(), "--secure-port=0".to_owned()];
+            Component::plan(program, name, folder.path()).until_stdin_closes().args(own).args(flags).start()
+        };
+        if options.scheduler {
+            self.scheduler = Some(start("kube-scheduler", vec![kubeconfig.clone()])?);
+        }
+        if options.controllers {
+            let mut flags = credentials.controller_manager_flags().to_vec();
+            flags.push(kubeconfig);
+            flags.push(format!("--controllers={}", CONTROLLERS.join(",")));
+            let controllers = self.controllers.insert(start("kube-controller-manager", flags)?);
+            let ready = eventually(READY_WITHIN, async || {
+                if let Some(ended) = controllers.ended()? {
+                    return Ok(Err(ended));
+                }
+                for needed in ["serviceaccounts/default", "configmaps/kube-root-ca.crt"] {
+                    api.get(&format!("/api/v1/namespaces/default/{needed}")).await?;
+                }
+                Ok(Ok(()))
+            });
+            match ready.await {
+                Ok(ready) => ready?,
+                Err(error) => return Err(error.context(controllers.last_words())),
+            }
+        }
+        Ok(())
+    }
+
     /// How often it has taken over a changed encryption config.
     async fn reloads(&self) -> Result<u64> {
         let name = "apiserver_encryption_config_controller_automatic_reloads_total{";
@@ -226,6 +320,7 @@ fn start_api_server(
     program: &Path,
     folder: &Path,
     address: Ipv4Addr,
+    credentials: &Credentials,
     options: &ControlPlaneOptions,
 ) -> Result<Component> {
     let mut flags = vec![
@@ -239,8 +334,10 @@ fn start_api_server(
         "--service-cluster-ip-range=10.96.0.0/24".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--allow-privileged=true".to_owned(),
+        // A kubelet may touch what is of its own node, as in every cluster of today.
+        "--enable-admission-plugins=NodeRestriction".to_owned(),
     ];
-    flags.extend(Credentials::flags(folder));
+    flags.extend(credentials.api_server_flags());
     if options.encryption.is_some() {
         flags.push(format!("--encryption-provider-config={}", config_path(folder).display()));
         flags.push(format!("--encryption-provider-config-automatic-reload={}", options.reload));

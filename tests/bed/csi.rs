@@ -9,6 +9,7 @@ mod mounts;
 mod namespace;
 mod volume;
 
+pub(crate) use self::mounts::parse as mounts;
 pub use self::{
     agent::PodIdentityAgent,
     kubelet::Kubelet,

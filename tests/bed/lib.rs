@@ -7,7 +7,7 @@
 //! - [`SetReader`] and [`FileWatch`] see a volume as an application sees it.
 //! - [`TlsFront`] puts TLS before any of them.
 //! - [`seccomp::Profile`] is a seccomp profile as a container runtime reads it.
-//! - [`ControlPlane`] is Kubernetes itself, etcd and API server.
+//! - [`ControlPlane`] is Kubernetes itself, etcd and API server; a [`Node`] of it runs pods.
 //! - [`aws_encryption_provider`] is the plugin that `coffer-kms` replaces, or a stand-in for it.
 //! - [`csi::Kubelet`] is a kubelet's end of a CSI driver, in a mount namespace of its own.
 //! - [`TokenFile`] is a pod's web-identity token.
@@ -41,7 +41,7 @@ pub use self::{
     aep::aws_encryption_provider,
     aws::Aws,
     cases::{Case, side_by_side},
-    cluster::{ControlPlane, ControlPlaneOptions},
+    cluster::{ControlPlane, ControlPlaneOptions, Node, NodeOptions},
     http::http_get,
     localstack::LocalStack,
     loopback::{free_port, own_address},

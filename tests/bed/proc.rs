@@ -25,6 +25,12 @@ impl Proc {
         Self { folder: PathBuf::from(format!("/proc/{pid}")) }
     }
 
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        // It was made of one.
+        self.folder.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or_default()
+    }
+
     /// Its command line.
     pub fn cmdline(&self) -> Result<Vec<String>> {
         Ok(strings(&self.read("cmdline")?))

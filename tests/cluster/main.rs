@@ -1,7 +1,9 @@
 //! A real Kubernetes API server, and `coffer-kms` behind it.
 
+mod csi;
 mod decrypt;
 mod fixture;
+mod node;
 mod outage;
 mod plain;
 mod rotation;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod check;
 mod common;
 mod csi;
 mod notifier;
@@ -34,6 +35,7 @@ Exit codes: 0 done, 1 failed at run time, 2 wrong use or configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Check(Box<check::Check>),
     Csi(Box<csi::Csi>),
     Notifier(Box<notifier::Notify>),
     Provider(Box<provider::ProviderCommand>),
@@ -42,6 +44,7 @@ enum Command {
 impl Arguments {
     pub(crate) fn run(self) -> ExitCode {
         match self.command {
+            Command::Check(check) => check.run().into(),
             Command::Csi(csi) => csi.run().into(),
             Command::Notifier(notifier) => notifier.run().into(),
             Command::Provider(provider) => provider.run().into(),
@@ -67,6 +70,12 @@ impl Failed {
     fn at_run_time(error: impl ToString) -> Self {
         Self(Exit::Failed, error.to_string())
     }
+}
+
+/// Prints what was asked for, on standard output.
+fn answer(text: &str) {
+    // A reader that has gone away (`| head`) is no failure of ours.
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Prints why a command failed, on standard error.

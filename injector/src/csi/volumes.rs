@@ -127,7 +127,7 @@ impl Volumes {
         }
         let gone = mounts::unmount_all(target).and_then(|()| remove(target));
         drop(turn);
-        self.drop_if_unused(target, slot);
+        self.drop_if_unused(target, &slot);
         gone.map(|()| pod)
             .map_err(|error| Refusal::new(Code::Internal, format!("cannot take away {}: {error}", target.display())))
     }
@@ -245,10 +245,10 @@ impl Volumes {
     }
 
     /// A path that nobody has to do with any more is forgotten.
-    fn drop_if_unused(&self, target: &Path, slot: Arc<Slot>) {
+    fn drop_if_unused(&self, target: &Path, slot: &Arc<Slot>) {
         let mut slots = self.slots();
         // Taken under the lock only: the map's and this one are all there are.
-        if Arc::strong_count(&slot) == 2 && slot.held().is_none() {
+        if Arc::strong_count(slot) == 2 && slot.held().is_none() {
             slots.remove(target);
         }
     }

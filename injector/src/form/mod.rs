@@ -125,8 +125,7 @@ fn name<'a>(key: &'static str, value: &'a str) -> Result<&'a str, FormError> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = value.as_bytes();
-    let ends_well =
-        bytes.first().is_some_and(|byte| alphanumeric(byte)) && bytes.last().is_some_and(|byte| alphanumeric(byte));
+    let ends_well = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
     if ends_well && bytes.len() <= 253 && value.bytes().all(plain) {
         return Ok(value);
     }

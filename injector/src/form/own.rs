@@ -82,7 +82,8 @@ pub enum OwnError {
 
 impl Own {
     pub(super) fn read(attributes: &BTreeMap<String, String>) -> Result<Self, OwnError> {
-        for key in attributes.keys().filter(|key| !KNOWN.contains(&key.as_str()) && *key != USE_POD_IDENTITY) {
+        let known = |key: &String| KNOWN.contains(&key.as_str()) || key == USE_POD_IDENTITY;
+        if let Some(key) = attributes.keys().find(|key| !known(key)) {
             let near = KNOWN
                 .iter()
                 .map(|known| (strsim::damerau_levenshtein(known, &key.chars().take(32).collect::<String>()), known))

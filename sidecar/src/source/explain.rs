@@ -42,9 +42,9 @@ impl FetchError {
         Self { everywhere: Some(text), ..hopeful }
     }
 
-    /// The service account that asked by EKS Pod Identity.
-    fn account(&self) -> &str {
-        self.identity.strip_prefix(POD_IDENTITY).unwrap_or("this service account")
+    /// The service account that asked by EKS Pod Identity, or the role.
+    fn account_or_role(&self) -> &str {
+        self.identity.strip_prefix(POD_IDENTITY).unwrap_or(&self.identity)
     }
 
     /// What mends it, in one clause.
@@ -92,7 +92,7 @@ impl FetchError {
                 format!("check that the trust policy of {} names this cluster's OIDC provider and this service account", self.identity)
             }
             (Class::Denied, _) if self.cause.action == "eks-auth:AssumeRoleForPodIdentity" => {
-                format!("make an EKS Pod Identity association for {}, and allow eks-auth:AssumeRoleForPodIdentity to the node's role", self.account())
+                format!("make an EKS Pod Identity association for {}, and allow eks-auth:AssumeRoleForPodIdentity to the node's role", self.account_or_role())
             }
             (Class::Denied, _) if self.cause.action == "sts:AssumeRole" => {
                 format!("check that {who} trusts this process's role, that sts:AssumeRole is allowed, and `external_id`")
@@ -141,7 +141,13 @@ impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.everywhere {
             Some(text) => f.write_str(text),
-            None => write!(f, "{}; {}", self.cause, self.fix()),
+            None => {
+                let fix = self.fix();
+                // What failed before anything was asked for has to say as whom, too.
+                let whose = TOKEN_ACTIONS.contains(&self.cause.action) && !fix.contains(self.account_or_role());
+                let whose = if whose { format!(" (asked for {})", self.identity) } else { String::new() };
+                write!(f, "{}{whose}; {fix}", self.cause)
+            }
         }
     }
 }

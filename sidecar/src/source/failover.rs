@@ -14,7 +14,10 @@ use crate::spec::{Access, Failover, Reference, Wanted};
 pub(super) type Place = (Access, Reference);
 
 /// What came of asking.
-pub(super) type Replies = HashMap<Place, Result<Reply, FetchError>>;
+pub(super) type Replies = HashMap<Place, Result<Reply, Box<FetchError>>>;
+
+/// What became of each question.
+pub(super) type Answers = HashMap<Wanted, Result<Reply, FetchError>>;
 
 /// Which of its regions a question is asked in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +34,7 @@ pub(super) async fn look<Asked>(
     questions: Vec<Question>,
     detours: &Detours,
     ask: impl Fn(Turn, Vec<(Place, Option<String>)>) -> Asked,
-) -> HashMap<Wanted, Result<Reply, FetchError>>
+) -> Answers
 where
     Asked: Future<Output = Replies>,
 {
@@ -50,7 +53,7 @@ where
                 if reply.is_ok() {
                     detours.end(&question.wanted);
                 }
-                answers.insert(question.wanted, reply);
+                answers.insert(question.wanted, reply.map_err(|error| *error));
             }
         }
     }
@@ -65,8 +68,8 @@ where
                 detours.begin(&question.wanted, &error, &reply.region);
                 Ok(Reply { failed_over: true, ..reply })
             }
-            Some(Err(second)) => Err(FetchError::everywhere(&question.wanted.reference, error, second)),
-            None => Err(error),
+            Some(Err(second)) => Err(FetchError::everywhere(&question.wanted.reference, *error, *second)),
+            None => Err(*error),
         };
         answers.insert(question.wanted, reply);
     }
@@ -143,23 +146,23 @@ mod tests {
         Question { wanted, known: None, in_place: false }
     }
 
-    fn given(region: &str) -> Result<Reply, FetchError> {
+    fn given(region: &str) -> Result<Reply, Box<FetchError>> {
         let value = Value::Text(Secret::copy_of(b"v"));
         let fetched = Fetched { value, version: "1".into(), arn: None, request_id: None };
         let found = Found::Answer { answer: Arc::new(Answer::One(fetched)), next_rotation: None };
         Ok(Reply { found, region: region.into(), failed_over: false })
     }
 
-    fn refused(class: Class, region: &str) -> Result<Reply, FetchError> {
+    fn refused(class: Class, region: &str) -> Result<Reply, Box<FetchError>> {
         let cause = AwsError::new("secretsmanager:GetSecretValue", class, format!("Code{class}"), "m");
-        Err(FetchError::new(cause, "arn:aws:iam::123456789012:role/app", region))
+        Err(Box::new(FetchError::new(cause, "arn:aws:iam::123456789012:role/app", region)))
     }
 
     /// Looks with what each region says of every name; the answers, and what the second was asked.
     fn looked(
         questions: Vec<Question>,
-        says: impl Fn(Turn, &str) -> Result<Reply, FetchError>,
-    ) -> (HashMap<Wanted, Result<Reply, FetchError>>, Vec<Vec<Place>>) {
+        says: impl Fn(Turn, &str) -> Result<Reply, Box<FetchError>>,
+    ) -> (Answers, Vec<Vec<Place>>) {
         let second = Mutex::new(Vec::new());
         let ask = |turn, asked: Vec<(Place, Option<String>)>| {
             let places: Vec<Place> = asked.into_iter().map(|(place, _)| place).collect();
@@ -241,8 +244,8 @@ mod tests {
         let reference = "parameterstore:/a".parse().unwrap();
         let both = FetchError::everywhere(
             &reference,
-            refused(Class::NotFound, "eu-1").unwrap_err(),
-            refused(Class::NotFound, "us-2").unwrap_err(),
+            *refused(Class::NotFound, "eu-1").unwrap_err(),
+            *refused(Class::NotFound, "us-2").unwrap_err(),
         );
         assert!(both.to_string().starts_with("Failed to fetch parameters from all regions."), "{both}");
         assert_eq!(both.cause.class, Class::NotFound);

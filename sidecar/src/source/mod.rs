@@ -172,7 +172,7 @@ impl Source {
             for (reference, result) in answers {
                 let reply = match result {
                     Ok(found) => Ok(Reply { found, region: store.region().to_owned(), failed_over: false }),
-                    Err(error) => Err(FetchError::new(error, store.who(), store.region())),
+                    Err(error) => Err(Box::new(FetchError::new(error, store.who(), store.region()))),
                 };
                 found.insert((access.clone(), reference), reply);
             }
@@ -181,7 +181,8 @@ impl Source {
             let found = found.get(&(self.resolved(access), reference.clone())).cloned();
             found.unwrap_or_else(|| {
                 let store = self.store(access);
-                Err(FetchError::new(unanswered(calls::action::of(reference)), store.who(), store.region()))
+                let error = unanswered(calls::action::of(reference));
+                Err(Box::new(FetchError::new(error, store.who(), store.region())))
             })
         };
         asked.iter().map(|(place, _)| (place.clone(), reply(place))).collect()

@@ -246,3 +246,29 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         .min()
         .map(|(_, candidate)| candidate)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_is_part_of_a_recipe() {
+        let recipe = |failover: Option<(&str, &str)>| {
+            let failover = failover.map(|(reference, region)| {
+                Box::new(Failover { reference: reference.parse().unwrap(), region: region.to_owned() })
+            });
+            let wanted = Wanted { reference: "secretsmanager:a".parse().unwrap(), access: Access::default(), failover };
+            let content = Content::Value { wanted, select: None, format: Format::Raw };
+            let naming = Naming::File(FileName::new("a").unwrap());
+            FileSpec { naming, content, mode: Mode::DEFAULT, optional: false }.recipe()
+        };
+        assert_eq!(recipe(None), "secretsmanager:a");
+        let recipes = [
+            recipe(None),
+            recipe(Some(("secretsmanager:a", "us-east-1"))),
+            recipe(Some(("secretsmanager:a", "us-west-2"))),
+            recipe(Some(("secretsmanager:b", "us-east-1"))),
+        ];
+        assert_eq!(recipes.iter().collect::<std::collections::BTreeSet<_>>().len(), recipes.len());
+    }
+}

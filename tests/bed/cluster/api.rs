@@ -29,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(70);
 
 /// An administrator at the API server. Each request makes a connection of its own, so that it may be
 /// used in any runtime and does not notice a restart.
+#[derive(Clone)]
 pub struct Api {
     address: Ipv4Addr,
     token: String,
@@ -82,6 +83,11 @@ impl Api {
         self.call(Method::PUT, path, Some(object)).await
     }
 
+    /// PATCHes an object with what is to be different: a merge patch, where null removes.
+    pub async fn patch(&self, path: &str, changes: &Value) -> Result<Value> {
+        self.call(Method::PATCH, path, Some(changes)).await
+    }
+
     /// DELETEs an object.
     pub async fn delete(&self, path: &str) -> Result<Value> {
         self.call(Method::DELETE, path, None).await
@@ -116,12 +122,13 @@ impl Api {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with `sender`; how is no matter once the answer is there.
         tokio::spawn(connection);
+        let content = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, format!("{}:{PORT}", self.address))
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
-            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_TYPE, content)
             .body(Full::<Bytes>::from(body))?;
         let (parts, body) = sender.send_request(request).await?.into_parts();
         Ok(Response::from_parts(parts, body.collect().await?.to_bytes()))

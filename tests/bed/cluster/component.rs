@@ -10,6 +10,8 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
+use super::room::Room;
+
 /// An API server lets open requests end first.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 
@@ -42,9 +44,27 @@ pub(super) struct Component {
 impl Component {
     /// The component of that name, as the program knows it; its log goes into `folder`.
     pub(super) fn plan(program: &Path, name: &'static str, folder: &Path) -> Plan {
-        let mut command = Command::new(program);
-        command.env_clear().env("HOME", folder).current_dir(folder);
-        Plan { name, log: folder.join(format!("{name}.log")), command, args: Vec::new() }
+        Plan::new(Command::new(program), name, folder).args([name])
+    }
+
+    /// The same on a node.
+    pub(super) fn plan_on_node(room: &Room, program: &Path, name: &'static str) -> Plan {
+        Self::plan_foreign(room, program, name).args([name])
+    }
+
+    /// A program on a node that is that component, and no other.
+    pub(super) fn plan_foreign(room: &Room, program: &Path, name: &'static str) -> Plan {
+        let [shell, enter] = room.enter();
+        let mut command = Command::new(shell);
+        command.arg(enter).arg(program);
+        Plan::new(command, name, room.folder())
+    }
+
+    /// Ends it, by SIGKILL, and waits for that.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// How it has ended; nothing while it runs.
@@ -88,6 +108,20 @@ impl Drop for Component {
 }
 
 impl Plan {
+    fn new(mut command: Command, name: &'static str, folder: &Path) -> Self {
+        command.env_clear().env("HOME", folder).current_dir(folder);
+        Self { name, log: folder.join(format!("{name}.log")), command, args: Vec::new() }
+    }
+
+    /// Where it finds other programs, before the places where everyone looks.
+    pub(super) fn programs(mut self, folder: &Path) -> Self {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let paths = [folder.to_owned()].into_iter().chain(std::env::split_paths(&path));
+        // Only a colon in the name of a folder would be wrong, and cargo makes none.
+        self.command.env("PATH", std::env::join_paths(paths).unwrap_or(path));
+        self
+    }
+
     /// Has it end with this process. A parent's death signal would come with the end of the thread
     /// that starts it, and in tests that is too early.
     pub(super) fn until_stdin_closes(mut self) -> Self {
@@ -119,7 +153,6 @@ impl Plan {
         let Self { name, log, mut command, args } = self;
         let output = File::options().create(true).append(true).open(&log)?;
         let child = command
-            .arg(name)
             .args(args)
             .stdin(Stdio::piped())
             .stdout(output.try_clone()?)

@@ -27,7 +27,7 @@ impl Mount {
 }
 
 /// The mounts of a mountinfo file.
-pub(super) fn parse(text: &str) -> Result<Vec<Mount>> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Mount>> {
     text.lines().map(|line| mount(line).with_context(|| format!("not a line of mountinfo: {line}"))).collect()
 }
 
