@@ -58,7 +58,8 @@ impl Ground {
         for manifest in [CSI_DRIVER, CLASSES] {
             plane.kubectl(["apply", "--filename", manifest]).await?;
         }
-        let options = NodeOptions::default().sync_frequency(SYNC).label("topology.kubernetes.io/region", bed::aws::REGION);
+        let options =
+            NodeOptions::default().sync_frequency(SYNC).label("topology.kubernetes.io/region", bed::aws::REGION);
         let node = Node::start(&plane, options).await?;
         Ok(Self { aws, proxy, node, plane, listen: (own_address(), 9466).into() })
     }
@@ -254,7 +255,9 @@ async fn a_pod_shows_its_own_token_sees_its_files_and_a_rotation_and_leaves_noth
     let pod = shop.create_inline(spec).await?;
     pod.runs().await?;
     ensure!(pod.read("db.json").await? == r#"{"user": "app", "password": "one"}"#);
-    ensure!(pod.shell("cat /secrets/password /secrets/app/level; ls /secrets").await? == "oneinfoapp\ndb.json\npassword\n");
+    ensure!(
+        pod.shell("cat /secrets/password /secrets/app/level; ls /secrets").await? == "oneinfoapp\ndb.json\npassword\n"
+    );
     ensure!(pod.shell("touch /secrets/more").await.is_err(), "the pod can write");
     let mounts = ground.node.mounts_of(&pod.uid)?;
     let mounts: Vec<_> = mounts.iter().filter(|mount| mount.point.ends_with("secrets/mount")).collect();
@@ -298,7 +301,10 @@ async fn a_pod_with_a_class_of_the_secrets_store_driver_has_its_files_and_its_st
     ground.plane.api().create(&format!("{group}/secretproviderclasses"), &class).await?;
     let pod = shop.create(&shop.pod(json!({"secretProviderClass": "app"}))).await?;
     pod.runs().await?;
-    ensure!(pod.shell("cd /secrets; cat db-password _prod_level; ls").await? == "oneinfo_prod_level\ndb-password\nprod_db\n");
+    ensure!(
+        pod.shell("cd /secrets; cat db-password _prod_level; ls").await?
+            == "oneinfo_prod_level\ndb-password\nprod_db\n"
+    );
     let status = format!("{group}/secretproviderclasspodstatuses/{}-{}-app", pod.name, shop.namespace);
     let kept = eventually(SOON, async || ground.plane.api().get(&status).await).await?;
     ensure!(kept["status"]["mounted"] == true && kept["status"]["podName"] == *pod.name, "{kept}");
