@@ -127,7 +127,7 @@ async fn too_much_of_anything_is_refused() -> Result<()> {
         ("deep JMESPath of dots", selecting(&vec!["a"; deep].join("."))),
         ("deep JMESPath of nots", selecting(&format!("{}a", "!".repeat(deep)))),
         ("deep JMESPath of pipes", selecting(&vec!["a"; deep].join("|"))),
-        ("deep template", templated(&format!("{}x{}", "{{% if true %}}".repeat(deep), "{{% endif %}}".repeat(deep)))),
+        ("deep template", templated(&format!("{}x{}", "{% if v %}".repeat(deep), "{% endif %}".repeat(deep)))),
         ("deep template expression", templated(&format!("{{{{ {}1{} }}}}", "(".repeat(deep), ")".repeat(deep)))),
         (
             "a template without an end",
@@ -176,7 +176,7 @@ fn selecting(path: &str) -> String {
 }
 
 fn templated(text: &str) -> String {
-    format!("[{{name: a, template: '{text}', values: {{v: 'parameterstore:/prod/level'}}}}]")
+    format!("values: {{v: 'parameterstore:/prod/level'}}\nfiles: [{{name: a, template: '{text}'}}]")
 }
 
 #[tokio::test]

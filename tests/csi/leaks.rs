@@ -63,12 +63,14 @@ impl Canaries {
 }
 
 const SPEC: &str = "\
+values: {v: 'secretsmanager:canary/json'}
+files:
 - {name: text, from: 'secretsmanager:canary/text'}
 - {name: yaml, from: 'secretsmanager:canary/json', format: yaml}
 - {name: password, from: 'secretsmanager:canary/json', select: password}
 - {name: binary, from: 'secretsmanager:canary/binary'}
 - {name: secure, from: 'parameterstore:/canary/secure'}
-- {name: made, template: '{{ v.password }}', values: {v: 'secretsmanager:canary/json'}}
+- {name: made, template: '{{ v.password }}'}
 ";
 
 #[tokio::test]
@@ -166,18 +168,22 @@ async fn no_value_is_on_a_disk() -> Result<()> {
     Ok(())
 }
 
-/// A set stays in memory only as long as it takes to share it.
+/// A set stays in memory only as long as it takes to share it: the volumes themselves are the store.
 #[tokio::test]
 async fn values_do_not_stay_in_the_drivers_memory() -> Result<()> {
+    const VOLUMES: usize = 20;
     let fixture = Fixture::new().await?;
     let canaries = Canaries::released(&fixture).await?;
     let driver = fixture.start(&[]).await?;
-    let volume = fixture.pod("api", SPEC)?;
-    fixture.kubelet.publish(&volume).await?;
-    // What is shared with those who ask together is kept some seconds; the library's own copies are not ours.
-    tokio::time::sleep(Duration::from_secs(25)).await;
+    for _ in 0..VOLUMES {
+        fixture.kubelet.publish(&fixture.pod("api", SPEC)?).await?;
+    }
+    // What is shared with those who ask together is kept some seconds.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    // The buffers of TLS, HTTP and JSON are the libraries' and are not wiped: some of the four values stay in
+    // memory that is free. More than that would be one or more for each volume.
     let found = canaries.count_in_memory(&driver)?;
-    ensure!(found <= 4, "{found} copies of values in its memory");
+    ensure!(found < VOLUMES, "{found} copies of values in its memory");
     driver.ensure_serves().await
 }
 

@@ -184,7 +184,7 @@ async fn metrics_tell_of_publishes_and_volumes() -> Result<()> {
     ensure!(text.lines().any(|line| line.starts_with("coffer_")), "none of ours:\n{text}");
     let volumes =
         text.lines().find(|line| line.starts_with("coffer_volumes") || line.starts_with("coffer_csi_volumes"));
-    ensure!(volumes.is_some_and(|line| line.ends_with(" 1")), "{volumes:?} in\n{text}");
+    ensure!(volumes.is_some_and(|line| line.ends_with(" 1.0")), "{volumes:?} in\n{text}");
     Ok(())
 }
 
@@ -252,6 +252,6 @@ async fn what_it_is_told_wrongly_it_says_at_once() -> Result<()> {
     }
     let nameless = Program::new("coffer-injector").args(["csi", "--kubelet-dir=/tmp"]).start()?;
     ensure!(nameless.wait(SOON).await?.code() == Some(2));
-    ensure!(nameless.stderr().contains("node-id") && nameless.stderr().contains("NODE_NAME"), "{}", nameless.stderr());
+    ensure!(nameless.stderr().contains("--node-id"), "{}", nameless.stderr());
     Ok(())
 }

@@ -57,7 +57,7 @@ async fn an_error_of_aws_is_told_with_its_code_the_reference_and_the_role() -> R
         let volume = fixture.pod(&account, SEEDED)?;
         let id = fixture.proxy.fault(rule);
         let said = refused(fixture.kubelet.publish(&volume).await, codes, words).with_context(|| name.to_owned())?;
-        if ["may not read", "may not read it", "role", "token", "expired"].contains(&name) {
+        if ["may not read", "may not read it", "role"].contains(&name) {
             ensure!(
                 said.contains(&role) || said.contains(&format!("assumed-role/{account}/")),
                 "{name}: whose? {said}"
@@ -213,9 +213,9 @@ async fn a_service_account_without_a_role_is_told_how_to_get_one() -> Result<()>
     driver.ensure_serves().await
 }
 
-/// The kubelet puts the error of the call into an event; a second one of ours would say the same.
+/// As often as it fails, the pod is told once in a while.
 #[tokio::test]
-async fn the_reason_is_the_kubelets_to_tell() -> Result<()> {
+async fn the_reason_is_an_event_on_the_pod() -> Result<()> {
     let fixture = Fixture::in_cluster().await?;
     fixture.seed().await?;
     let cluster = fixture.cluster();
@@ -226,9 +226,10 @@ async fn the_reason_is_the_kubelets_to_tell() -> Result<()> {
     for _ in 0..5 {
         refused(fixture.kubelet.publish(&volume).await, OF_AWS, &["secretsmanager:prod/absent"])?;
     }
+    cluster.event(&volume, &["secretsmanager:prod/absent", "ResourceNotFoundException"]).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let events = cluster.events(&volume).await?;
-    ensure!(events.is_empty(), "{events:#?}");
+    ensure!(events.len() <= 2, "{} events for one and the same: {events:#?}", events.len());
     driver.ensure_serves().await
 }
 
