@@ -112,7 +112,11 @@ impl Tested {
     /// What runs a binary of tests. A driver's tests have to see what it mounts, and nobody else does.
     fn command(self, binary: &Path) -> Command {
         match self {
-            Self::Plugin => Command::new(binary),
+            Self::Plugin => {
+                let mut command = Command::new(binary);
+                command.arg("-test.parallel=8");
+                command
+            }
             Self::Driver => {
                 let mut command = Command::new("unshare");
                 command.args(["--mount", "--propagation", "private", "--"]).arg(binary);
@@ -139,7 +143,7 @@ impl GoModule {
         let done = self
             .tested
             .command(self.binary().await?)
-            .args(["-test.v", "-test.parallel=8", "-test.timeout", PATIENCE, "-test.run", &format!("^{test}$")])
+            .args(["-test.v", "-test.timeout", PATIENCE, "-test.run", &format!("^{test}$")])
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .envs(variables)

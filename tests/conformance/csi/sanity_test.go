@@ -198,6 +198,7 @@ func serveController(t testing.TB, context map[string]string) string {
 	}
 	server := grpc.NewServer()
 	csi.RegisterControllerServer(server, &controller{context: context})
+	csi.RegisterIdentityServer(server, &identity{})
 	go server.Serve(listener)
 	t.Cleanup(server.Stop)
 	return socket
@@ -232,4 +233,23 @@ func (c *controller) ValidateVolumeCapabilities(
 	return &csi.ValidateVolumeCapabilitiesResponse{
 		Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{VolumeCapabilities: request.VolumeCapabilities},
 	}, nil
+}
+
+// identity is who the test's controller is: the suite asks it as it asks the driver.
+type identity struct {
+	csi.UnimplementedIdentityServer
+}
+
+func (*identity) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
+	return &csi.GetPluginInfoResponse{Name: driverName, VendorVersion: "test"}, nil
+}
+
+func (*identity) GetPluginCapabilities(
+	context.Context, *csi.GetPluginCapabilitiesRequest,
+) (*csi.GetPluginCapabilitiesResponse, error) {
+	return &csi.GetPluginCapabilitiesResponse{}, nil
+}
+
+func (*identity) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
+	return &csi.ProbeResponse{}, nil
 }
