@@ -77,7 +77,7 @@ impl FetchError {
                 format!("check that IAM has this cluster's OIDC provider, with the audience sts.amazonaws.com; a token that is only too old is another matter: {NEW_TOKEN}")
             }
             (Class::CredentialsRejected, _) if TOKEN_ACTIONS.contains(&self.cause.action) => {
-                format!("{NEW_TOKEN}; if that does not help, check this node's clock")
+                format!("{NEW_TOKEN}; if that does not help, check that it is still valid and this node's clock")
             }
             (Class::CredentialsRejected, _) => format!(
                 "the credentials of {who} are not accepted; check that they are still valid, and this node's clock"
