@@ -116,10 +116,12 @@ impl Fixture {
             .args(flags)
             .env("AWS_ENDPOINT_URL", self.proxy.url())
             .env("AWS_REGION", bed::aws::REGION);
-        match &self.cluster {
-            Some(cluster) => program.arg(format!("--kubeconfig={}", cluster.kubeconfig().display())),
-            None => program,
-        }
+        program.args(self.kubeconfig_flag())
+    }
+
+    /// How a program reaches the Kubernetes API, if there is one.
+    pub(crate) fn kubeconfig_flag(&self) -> Option<String> {
+        self.cluster.as_ref().map(|cluster| format!("--kubeconfig={}", cluster.kubeconfig().display()))
     }
 
     /// Starts [`Self::program`] and waits until it serves.

@@ -8,6 +8,7 @@ mod hostile;
 mod identity;
 mod leaks;
 mod node;
+mod provider;
 mod publish;
 mod refusals;
 mod republish;
