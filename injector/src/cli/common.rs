@@ -39,7 +39,8 @@ pub(super) struct ProcessArguments {
     pub(super) log_format: LogFormat,
 }
 
-/// Of a process that fetches for many pods.
+/// Of a process that fetches for many pods. The rates are for one node of many: AWS bears 40 calls a second to
+/// Parameter Store for an account (AWS General Reference), and a node's pods start together.
 #[derive(Debug, clap::Args)]
 pub(super) struct FetchArguments {
     /// Ask AWS here, where a volume names no region; else where the node's label says
@@ -55,11 +56,11 @@ pub(super) struct FetchArguments {
     pub(super) pod_identity_endpoint: Option<AgentUrl>,
 
     /// Calls a second to Secrets Manager, for each account and region
-    #[arg(long, value_name = "NUMBER", default_value_t = RateLimits::default().secretsmanager, value_parser = rate)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 50.0, value_parser = rate)]
     pub(super) secretsmanager_rate: f64,
 
     /// Calls a second to Parameter Store, for each account and region
-    #[arg(long, value_name = "NUMBER", default_value_t = RateLimits::default().parameterstore, value_parser = rate)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 20.0, value_parser = rate)]
     pub(super) parameterstore_rate: f64,
 }
 
