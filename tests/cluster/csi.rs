@@ -369,7 +369,7 @@ async fn the_kubelet_that_comes_again_costs_nothing_and_brings_fresh_tokens() ->
     let shop = ground.shop(json!({})).await?;
     ground.aws.create_secret("calm/key", "one").await?;
     let attributes = json!({"spec": "[{name: key, from: 'secretsmanager:calm/key'}]", "refresh": "1h"});
-    let pod = shop.create(&shop.pod(attributes)).await?;
+    let pod = shop.create(&shop.pod(&attributes)).await?;
     pod.runs().await?;
     let asked = || ground.proxy.calls().iter().filter(|call| asks_for(call, "calm/key")).count();
     let (before, generation) = (asked(), pod.generation()?);
