@@ -10,6 +10,7 @@
 //! - [`ControlPlane`] is Kubernetes itself, etcd and API server; a [`Node`] of it runs pods.
 //! - [`aws_encryption_provider`] is the plugin that `coffer-kms` replaces, or a stand-in for it.
 //! - [`csi::Kubelet`] is a kubelet's end of a CSI driver, in a mount namespace of its own.
+//! - [`secrets_store_driver`] is the CSI driver that `coffer-injector provider` answers.
 //! - [`TokenFile`] is a pod's web-identity token.
 //!
 //! Whatever starts here ends with the test: a process, a thread or a folder lives no longer
@@ -21,6 +22,7 @@ mod cases;
 pub mod cluster;
 pub mod csi;
 mod form;
+mod go_program;
 mod http;
 mod localstack;
 mod loopback;
@@ -28,6 +30,7 @@ mod proc;
 mod program;
 pub mod proxy;
 pub mod seccomp;
+mod secrets_store;
 mod service;
 mod tls;
 mod tmpfs;
@@ -48,6 +51,7 @@ pub use self::{
     proc::{Memory, Proc},
     program::{Process, Program},
     proxy::{Call, Fault, FaultProxy, Outcome, Rule, Times},
+    secrets_store::secrets_store_driver,
     service::Service,
     tls::TlsFront,
     tmpfs::tmpfs_dir,

@@ -106,8 +106,13 @@ impl Fixture {
     /// `coffer-injector csi` as a DaemonSet starts it, with these flags too; without `--refresh` it looks for
     /// changes only once an hour.
     pub(crate) fn program(&self, flags: &[&str]) -> Program {
+        self.program_without_cluster(flags).args(self.kubeconfig_flag())
+    }
+
+    /// The same without the Kubernetes API, even where there is one.
+    pub(crate) fn program_without_cluster(&self, flags: &[&str]) -> Program {
         let refresh = flags.iter().any(|flag| flag.starts_with("--refresh"));
-        let program = Program::new("coffer-injector")
+        Program::new("coffer-injector")
             .under(self.kubelet.enter())
             .args(["csi", "--node-id=node-a"])
             .arg(format!("--listen={}", self.listen))
@@ -115,11 +120,12 @@ impl Fixture {
             .args((!refresh).then_some("--refresh=1h"))
             .args(flags)
             .env("AWS_ENDPOINT_URL", self.proxy.url())
-            .env("AWS_REGION", bed::aws::REGION);
-        match &self.cluster {
-            Some(cluster) => program.arg(format!("--kubeconfig={}", cluster.kubeconfig().display())),
-            None => program,
-        }
+            .env("AWS_REGION", bed::aws::REGION)
+    }
+
+    /// How a program reaches the Kubernetes API, if there is one.
+    pub(crate) fn kubeconfig_flag(&self) -> Option<String> {
+        self.cluster.as_ref().map(|cluster| format!("--kubeconfig={}", cluster.kubeconfig().display()))
     }
 
     /// Starts [`Self::program`] and waits until it serves.

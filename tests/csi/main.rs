@@ -8,6 +8,8 @@ mod hostile;
 mod identity;
 mod leaks;
 mod node;
+mod outage;
+mod provider;
 mod publish;
 mod refusals;
 mod republish;
