@@ -138,7 +138,7 @@ impl Ground {
 
 impl Shop<'_> {
     /// A pod of the service account `api` that sleeps, and has a volume with these attributes at /secrets.
-    fn pod(&self, attributes: Value) -> Value {
+    fn pod(&self, attributes: &Value) -> Value {
         json!({
             "metadata": {"name": unique_name("app")},
             "spec": {
@@ -168,7 +168,7 @@ impl Shop<'_> {
 
     /// A pod with these files, in the sidecar's words.
     async fn create_inline(&self, spec: &str) -> Result<Pod<'_>> {
-        self.create(&self.pod(json!({"spec": spec}))).await
+        self.create(&self.pod(&json!({"spec": spec}))).await
     }
 }
 
@@ -314,7 +314,7 @@ async fn a_pod_with_a_class_of_the_secrets_store_driver_has_its_files_and_its_st
     });
     let group = format!("/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{}", shop.namespace);
     ground.plane.api().create(&format!("{group}/secretproviderclasses"), &class).await?;
-    let pod = shop.create(&shop.pod(json!({"secretProviderClass": "app"}))).await?;
+    let pod = shop.create(&shop.pod(&json!({"secretProviderClass": "app"}))).await?;
     pod.runs().await?;
     ensure!(
         pod.shell("cd /secrets; cat db-password _prod_level; ls").await?
@@ -332,7 +332,7 @@ async fn a_restricted_pod_reads_through_its_group_and_nobody_else_does() -> Resu
     let ground = Ground::shared().await?;
     let shop = ground.shop(json!({"pod-security.kubernetes.io/enforce": "restricted"})).await?;
     ground.aws.create_secret("strict/key", "one").await?;
-    let mut pod = shop.pod(json!({"spec": "[{name: key, from: 'secretsmanager:strict/key'}]"}));
+    let mut pod = shop.pod(&json!({"spec": "[{name: key, from: 'secretsmanager:strict/key'}]"}));
     pod["spec"]["securityContext"] = json!({
         "runAsNonRoot": true,
         "runAsUser": 1234,
@@ -374,7 +374,7 @@ async fn the_kubelet_that_comes_again_costs_nothing() -> Result<()> {
     let shop = ground.shop(json!({})).await?;
     ground.aws.create_secret("calm/key", "one").await?;
     let attributes = json!({"spec": "[{name: key, from: 'secretsmanager:calm/key'}]", "refresh": "1h"});
-    let pod = shop.create(&shop.pod(attributes)).await?;
+    let pod = shop.create(&shop.pod(&attributes)).await?;
     pod.runs().await?;
     let asked = || ground.proxy.calls().iter().filter(|call| asks_for(call, "calm/key")).count();
     let again = async || ground.metric("coffer_csi_publishes_total", r#"result="already""#).await;
@@ -521,7 +521,7 @@ async fn a_pod_of_the_secrets_store_driver_runs_unchanged_and_its_secret_goes_wi
     });
     let group = format!("/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{}", shop.namespace);
     ground.plane.api().create(&format!("{group}/secretproviderclasses"), &class).await?;
-    let mut pod = shop.pod(json!({"secretProviderClass": "moved"}));
+    let mut pod = shop.pod(&json!({"secretProviderClass": "moved"}));
     pod["spec"]["volumes"][0]["csi"]["driver"] = json!(THEIRS);
     let pod = shop.create(&pod).await?;
     pod.runs().await?;
@@ -544,8 +544,11 @@ async fn a_pod_of_the_secrets_store_driver_runs_unchanged_and_its_secret_goes_wi
     pod.delete().await?;
     pod.leaves_nothing().await?;
     // Its owner is gone, and so is what was made for it.
-    let gone = async || Ok(ensure!(ground.plane.api().get(&secret).await.is_err(), "the Secret is still there"));
-    eventually(SOON, gone).await
+    eventually(SOON, async || {
+        ensure!(ground.plane.api().get(&secret).await.is_err(), "the Secret is still there");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]
@@ -566,7 +569,7 @@ async fn a_push_reaches_the_pod_long_before_the_next_look() -> Result<()> {
         .start()?;
 
     ground.aws.create_secret("pushed/key", "one").await?;
-    let mut pod = shop.pod(json!({"spec": "[{name: key, from: 'secretsmanager:pushed/key'}]"}));
+    let mut pod = shop.pod(&json!({"spec": "[{name: key, from: 'secretsmanager:pushed/key'}]"}));
     pod["spec"]["volumes"][0]["csi"]["driver"] = json!(PUSHED);
     let pod = shop.create(&pod).await?;
     pod.runs().await?;

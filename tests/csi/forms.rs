@@ -72,7 +72,8 @@ async fn tokens_in_secrets_and_in_the_context() -> Result<()> {
 async fn what_makes_no_sense_is_refused_before_aws_is_asked_and_the_fix_is_named() -> Result<()> {
     let (fixture, driver) = Fixture::seeded(&[]).await?;
     let entry = "files: [{name: a, from: 'secretsmanager:prod/db'}]";
-    let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: &[Case] = &[
         ("nothing", &[], &["spec", "configMap", "secretProviderClass"]),
         ("two forms", &[("spec", entry), ("secretProviderClass", "db")], &["spec", "secretProviderClass"]),
         ("two sources of one form", &[("spec", entry), ("configMap", "db")], &["spec", "configMap"]),

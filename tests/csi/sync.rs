@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Driver, Fixture, SOON};
 
-fn class(data: Value) -> Value {
+fn class(data: &Value) -> Value {
     json!({
         "provider": "aws",
         "parameters": {"objects": "\
@@ -48,7 +48,7 @@ fn value(secret: &Value, key: &str) -> Result<String> {
 
 #[tokio::test]
 async fn a_secret_is_made_and_follows_its_files() -> Result<()> {
-    let (fixture, driver, volume) = with_class(&["--sync-secrets", "--refresh=1s"], class(two_keys())).await?;
+    let (fixture, driver, volume) = with_class(&["--sync-secrets", "--refresh=1s"], class(&two_keys())).await?;
     fixture.kubelet.publish(&volume).await?;
     let made = secret(&fixture).await?;
     ensure!(value(&made, "PASSWORD")? == "one" && value(&made, "level")? == "info");
@@ -68,7 +68,7 @@ async fn a_secret_is_made_and_follows_its_files() -> Result<()> {
 
 #[tokio::test]
 async fn without_the_flag_nothing_is_made() -> Result<()> {
-    let (fixture, driver, volume) = with_class(&[], class(two_keys())).await?;
+    let (fixture, driver, volume) = with_class(&[], class(&two_keys())).await?;
     fixture.kubelet.publish(&volume).await?;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     fixture.cluster().ensure_absent("secrets", "app").await?;
@@ -77,7 +77,7 @@ async fn without_the_flag_nothing_is_made() -> Result<()> {
 
 #[tokio::test]
 async fn a_secret_of_somebody_elses_is_not_touched() -> Result<()> {
-    let (fixture, driver, volume) = with_class(&["--sync-secrets"], class(two_keys())).await?;
+    let (fixture, driver, volume) = with_class(&["--sync-secrets"], class(&two_keys())).await?;
     let cluster = fixture.cluster();
     let theirs = json!({"metadata": {"name": "app"}, "stringData": {"PASSWORD": "theirs"}});
     cluster.api().create(&cluster.path("secrets", ""), &theirs).await?;
@@ -92,7 +92,7 @@ async fn a_secret_of_somebody_elses_is_not_touched() -> Result<()> {
 #[tokio::test]
 async fn a_key_of_a_file_that_is_not_there_is_told() -> Result<()> {
     let keys = json!([{"objectName": "pasword", "key": "PASSWORD"}]);
-    let (fixture, driver, volume) = with_class(&["--sync-secrets"], class(keys)).await?;
+    let (fixture, driver, volume) = with_class(&["--sync-secrets"], class(&keys)).await?;
     fixture.kubelet.publish(&volume).await?;
     fixture.cluster().event(&volume, &["pasword", "did you mean `password`"]).await?;
     fixture.cluster().ensure_absent("secrets", "app").await?;

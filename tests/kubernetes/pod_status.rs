@@ -60,7 +60,11 @@ async fn a_status_is_as_the_secrets_store_driver_keeps_it() -> Result<()> {
     let restarted = PodStatus::start(&test.kubernetes, "node-1");
     restarted.mounted(&pod, "aws", "/target/a", &objects(&[("app", "3"), ("db", "v2")]));
     let looked = test.traffic.count("GET", STATUS_PATH);
-    eventually(SOON, async || Ok(ensure!(test.traffic.count("GET", STATUS_PATH) > looked - 1))).await?;
+    eventually(SOON, async || {
+        ensure!(test.traffic.count("GET", STATUS_PATH) > looked - 1);
+        Ok(())
+    })
+    .await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     ensure!(test.traffic.writes() == writes);
     let found = becomes(&test, &status("/target/a", &[("app", "3"), ("db", "v2")])).await?;
@@ -104,7 +108,11 @@ async fn what_could_not_be_written_is_written_once_it_can_be() -> Result<()> {
     test.traffic.cut(true);
     let statuses = PodStatus::start(&test.kubernetes, "node-1");
     statuses.mounted(&pod, "aws", "/target/a", &objects(&[("db", "v1")]));
-    eventually(SOON, async || Ok(ensure!(test.traffic.count("GET", STATUS_PATH) > 0))).await?;
+    eventually(SOON, async || {
+        ensure!(test.traffic.count("GET", STATUS_PATH) > 0);
+        Ok(())
+    })
+    .await?;
     test.traffic.cut(false);
     becomes(&test, &status("/target/a", &[("db", "v1")])).await?;
     Ok(())

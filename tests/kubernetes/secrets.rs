@@ -177,7 +177,8 @@ async fn every_type_is_taken_by_the_api_server() -> Result<()> {
     let (crt, key) = (certificate.pem(), key.serialize_pem());
     let both = format!("{key}{crt}");
     let files = [("both", both.as_str()), ("crt", &crt), ("key", &key), ("text", VALUE), ("docker", "{\"auths\": {}}")];
-    let types: [(&str, &str, &[(&str, &str)]); 7] = [
+    type Kind<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+    let types: [Kind; 7] = [
         ("opaque", "Opaque", &[("a", "text")]),
         ("tls-one", "kubernetes.io/tls", &[("tls.crt", "both"), ("tls.key", "both")]),
         ("tls-two", "kubernetes.io/tls", &[("tls.crt", "crt"), ("tls.key", "key")]),
