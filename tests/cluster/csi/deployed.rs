@@ -85,8 +85,8 @@ async fn the_manifests_run_the_driver_with_the_rights_that_it_needs() -> Result<
     // The three forms: service account and node, ConfigMap, class and its status are read and written.
     let inline = "[{name: password, from: 'secretsmanager:prod/db', select: password}]";
     let inline = shop.create_inline(inline).await?;
-    let by_map = shop.create(&shop.pod(json!({"configMap": "files"}))).await?;
-    let by_class = shop.create(&shop.pod(json!({"secretProviderClass": "app"}))).await?;
+    let by_map = shop.create(&shop.pod(&json!({"configMap": "files"}))).await?;
+    let by_class = shop.create(&shop.pod(&json!({"secretProviderClass": "app"}))).await?;
     for (pod, file, expected) in [(&inline, "password", "one"), (&by_map, "level", "info")] {
         pod.runs().await?;
         ensure!(pod.read(file).await? == expected);
