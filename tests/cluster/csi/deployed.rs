@@ -46,7 +46,7 @@ async fn deploy(ground: &Ground) -> Result<()> {
 
 async fn rolled_out(ground: &Ground) -> Result<()> {
     let path = format!("/apis/apps/v1/namespaces/{SYSTEM}/daemonsets/{NAME}");
-    let serves = eventually(SOON, async || {
+    let serves = eventually(SOON * 2, async || {
         let set = ground.plane.api().get(&path).await?;
         let status = &set["status"];
         ensure!(status["observedGeneration"] == set["metadata"]["generation"], "not seen yet");
