@@ -195,7 +195,7 @@ struct Trace {
 
 impl Trace {
     fn of(node: &Node) -> Result<Self> {
-        let folder = node.kubelet_dir().parent().context("no folder")?.to_owned();
+        let folder = node.folder().to_owned();
         let processes = node.processes()?;
         let processes = processes.iter().map(|process| Ok((process.pid(), process.cmdline()?)));
         Ok(Self { folder, processes: processes.collect::<Result<_>>()? })

@@ -113,8 +113,8 @@ fn containerd_config(room: &Room) -> String {
     format!(
         r#"
 version = 2
-root = "{folder}/c/root"
-state = "{folder}/c/state"
+root = "{folder}/containerd/root"
+state = "{folder}/containerd/state"
 disabled_plugins = [
     "io.containerd.internal.v1.opt",
     "io.containerd.snapshotter.v1.aufs",

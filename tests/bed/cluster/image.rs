@@ -16,6 +16,7 @@ const BLOCK: usize = 512;
 pub struct Image {
     name: String,
     entries: Vec<Entry>,
+    entrypoint: Vec<String>,
     command: Vec<String>,
 }
 
@@ -37,10 +38,10 @@ enum Content {
 impl Image {
     /// An image of that name, such as `coffer.test/app:1`, with nothing in it but `/tmp`.
     ///
-    /// The name needs a registry, where nobody will look, and a tag, which must not be `latest`: for
-    /// that one the kubelet would look there.
+    /// The name needs a tag, which must not be `latest`: for that one the kubelet would ask the registry.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), entries: Vec::new(), command: Vec::new() }.add("tmp", 0o1777, Content::Folder)
+        let (entries, entrypoint, command) = (Vec::new(), Vec::new(), Vec::new());
+        Self { name: name.to_owned(), entries, entrypoint, command }.add("tmp", 0o1777, Content::Folder)
     }
 
     /// Its name, as a pod tells it.
@@ -75,6 +76,12 @@ impl Image {
         self.add(path, 0o777, Content::Link(target.to_owned()))
     }
 
+    /// What a container of it runs, with its pod's `args`, unless the pod has a `command`.
+    pub fn entrypoint<S: AsRef<str>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.entrypoint = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        self
+    }
+
     /// What a container of it runs unless its pod says otherwise.
     pub fn command<S: AsRef<str>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
         self.command = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
@@ -91,7 +98,7 @@ impl Image {
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
-            "config": {"Cmd": self.command, "Env": ["PATH=/usr/bin:/bin"]},
+            "config": {"Entrypoint": self.entrypoint, "Cmd": self.command, "Env": ["PATH=/usr/bin:/bin"]},
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(&Sha256::digest(&layer)))]},
         });
         let manifest = json!([{"Config": "config.json", "RepoTags": [self.name], "Layers": ["layer.tar"]}]);

@@ -17,6 +17,9 @@ use crate::{eventually, http_get};
 const PORT: u16 = 10250;
 const HEALTH_PORT: u16 = 10248;
 
+/// Where it is on every node, and so in manifests: in the node's room only.
+pub(super) const FOLDER: &str = "/var/lib/kubelet";
+
 /// A start takes a few seconds.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 
@@ -86,7 +89,7 @@ impl Kubelet {
         let flags = vec![
             format!("--config={}", config.display()),
             format!("--kubeconfig={}", kubeconfig.display()),
-            format!("--root-dir={}", folder.join("k").display()),
+            format!("--root-dir={FOLDER}"),
             format!("--cert-dir={}", folder.join("kubelet-certificates").display()),
             format!("--hostname-override={node}"),
             // The node's address is what its object says, and may then be one of loopback.

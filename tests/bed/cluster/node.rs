@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::containerd::{self, Containerd};
 use super::kubectl::Kubectl;
-use super::kubelet::Kubelet;
+use super::kubelet::{self, Kubelet};
 use super::room::Room;
 use super::{Api, ControlPlane, Image};
 use crate::csi::{Mount, mounts};
@@ -40,8 +41,8 @@ pub struct NodeOptions {
 ///   servers listen on loopback, and so a pod that needs one of them takes `hostNetwork`.
 ///   `kubernetes.default.svc` leads nowhere: a pod is told the API server by [`Api::url`].
 /// - There is one image, [`Node::SHELL`], and those that a test [imports](Self::import_image).
-/// - The kubelet's folder is mounted in the node's namespace: a test reads there through
-///   [`Self::inside`], and starts what is to mount there by [`Self::program`].
+/// - The kubelet's folder is in the node's namespace: a test reads there through [`Self::inside`], and
+///   starts what is to mount there by [`Self::program`].
 #[derive(Debug)]
 pub struct Node {
     // The room goes first, with all that runs in it.
@@ -49,6 +50,7 @@ pub struct Node {
     kubelet: Kubelet,
     containerd: Containerd,
     name: String,
+    address: Ipv4Addr,
     api: Api,
     kubectl: Kubectl,
 }
@@ -108,7 +110,7 @@ impl Node {
         let (program, endpoint) = (&plane.program, containerd.endpoint());
         let kubelet = Kubelet::plan(program, &room, &plane.credentials, &name, address, &endpoint, sync_frequency)?;
         let (api, kubectl) = (plane.api.clone(), plane.kubectl.clone());
-        let mut node = Self { room, kubelet, containerd, name, api, kubectl };
+        let mut node = Self { room, kubelet, containerd, name, address, api, kubectl };
         let object = json!({
             "metadata": {"name": node.name, "labels": labels},
             "status": {"addresses": [{"type": "InternalIP", "address": address}]},
@@ -127,9 +129,20 @@ impl Node {
         &self.name
     }
 
-    /// The kubelet's folder, elsewhere `/var/lib/kubelet`, as the node's own processes see it.
+    /// Its address, one of loopback: nobody else listens there. A pod with `hostNetwork` has it too.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Where its configuration and its logs are: gone with it.
+    pub fn folder(&self) -> &Path {
+        self.room.folder()
+    }
+
+    /// The kubelet's folder, `/var/lib/kubelet`, as the node's own processes see it: for others there is
+    /// nothing, or somebody else's.
     pub fn kubelet_dir(&self) -> PathBuf {
-        self.room.folder().join("k")
+        kubelet::FOLDER.into()
     }
 
     /// What the kubelet keeps of a pod, by its UID, as the node's own processes see it.
