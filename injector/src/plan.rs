@@ -75,6 +75,8 @@ pub(crate) struct Described {
 pub(crate) struct Passed<'a> {
     pub(crate) secrets: &'a HashMap<String, String>,
     pub(crate) context: &'a HashMap<String, String>,
+    /// Whether the pod waits for it, so that there is no set yet.
+    pub(crate) first: bool,
 }
 
 /// Files, and as whom and where they are fetched.
@@ -87,7 +89,8 @@ struct Wanted {
 
 impl Planner {
     /// What a pod's volume at `target` is to hold and under which identity. `group` is whom files belong
-    /// to that say nothing of it, and `told` who hears of new sets.
+    /// to that say nothing of it, and `told` who hears of new sets. A pod that waits for its `first` set is
+    /// given what holds now; for one that runs, what was so a minute ago will do.
     pub(crate) async fn volume(
         &self,
         target: &Path,
@@ -97,9 +100,10 @@ impl Planner {
         group: Option<u32>,
         told: Told,
     ) -> Result<Plan, Refusal> {
+        let first = passed.first;
         let mut wanted = match form {
-            Form::Own(own) => self.own(target, &pod, own).await?,
-            Form::Class { name, attributes } => self.class(target, &pod, name, attributes).await?,
+            Form::Own(own) => self.own(target, &pod, own, first).await?,
+            Form::Class { name, attributes } => self.class(target, &pod, name, attributes, first).await?,
         };
         wanted.spec.owner.gid = wanted.spec.owner.gid.or(group);
         self.plan(pod, wanted, passed, Some(told))
@@ -116,7 +120,7 @@ impl Planner {
         mode: Mode,
     ) -> Result<Plan, Refusal> {
         let refused = |error: &dyn std::fmt::Display| Refusal::invalid(error);
-        let (wanted, _) = self.of_parameters(target, &pod, parameters, mode, &refused).await?;
+        let (wanted, _) = self.of_parameters(target, &pod, parameters, mode, false, &refused).await?;
         self.plan(pod, wanted, passed, None)
     }
 
@@ -152,13 +156,13 @@ impl Planner {
     }
 
     /// A volume in Coffer's own form.
-    async fn own(&self, target: &Path, pod: &Pod, own: Own) -> Result<Wanted, Refusal> {
+    async fn own(&self, target: &Path, pod: &Pod, own: Own, first: bool) -> Result<Wanted, Refusal> {
         let Own { source, region, refresh, identity } = own;
         let refresh = refresh.unwrap_or(self.refresh);
         let spec = match source {
             OwnSource::Inline(text) => read_list("spec", &text, target, refresh)?,
             OwnSource::ConfigMap(map) => {
-                let api = self.api(format_args!("the ConfigMap `{}`", map.name))?;
+                let api = self.api(first, format_args!("the ConfigMap `{}`", map.name))?;
                 let data = api.config_map(&pod.namespace, &map.name).await?;
                 let (key, text) = map.pick(&data).map_err(|why| Refusal::new(Code::FailedPrecondition, why))?;
                 read_list(&format!("{}/{key}", map.name), text, target, refresh)?
@@ -168,7 +172,7 @@ impl Planner {
         let kind = match identity {
             IdentityForm::PodIdentity => Kind::PodIdentity { address: AddressType::default() },
             IdentityForm::WebIdentity(Some(role_arn)) => Kind::WebIdentity { role_arn },
-            IdentityForm::WebIdentity(None) => Kind::WebIdentity { role_arn: self.role(pod).await? },
+            IdentityForm::WebIdentity(None) => Kind::WebIdentity { role_arn: self.role(pod, first).await? },
         };
         Ok(Wanted { spec, region, kind, class: None })
     }
@@ -180,8 +184,9 @@ impl Planner {
         pod: &Pod,
         name: String,
         attributes: BTreeMap<String, String>,
+        first: bool,
     ) -> Result<Wanted, Refusal> {
-        let api = self.api(format_args!("the SecretProviderClass `{name}`"))?;
+        let api = self.api(first, format_args!("the SecretProviderClass `{name}`"))?;
         let class = api.class(&pod.namespace, &name).await?;
         if class.provider != "aws" {
             let provider = class.provider.escape_debug();
@@ -195,7 +200,7 @@ impl Planner {
             Refusal::invalid(format!("{error} (SecretProviderClass {}/{name})", pod.namespace))
         };
         let mode = Mode::new(class::DEFAULT_MODE).map_err(Refusal::invalid)?;
-        let (wanted, lints) = self.of_parameters(target, pod, &parameters, mode, &of_class).await?;
+        let (wanted, lints) = self.of_parameters(target, pod, &parameters, mode, first, &of_class).await?;
         Ok(Wanted { class: Some(Described { name, class, lints }), ..wanted })
     }
 
@@ -205,6 +210,7 @@ impl Planner {
         pod: &Pod,
         parameters: &BTreeMap<String, String>,
         mode: Mode,
+        first: bool,
         refused: &(dyn Fn(&dyn std::fmt::Display) -> Refusal + Sync),
     ) -> Result<(Wanted, Vec<Lint>), Refusal> {
         let parameters = Parameters::read(parameters).map_err(|error| refused(&error))?;
@@ -212,7 +218,7 @@ impl Planner {
         let found = parameters.files(&region, mode).map_err(|error| refused(&error))?;
         let kind = match parameters.pod_identity() {
             true => Kind::PodIdentity { address: parameters.address_type() },
-            false => Kind::WebIdentity { role_arn: self.role(pod).await? },
+            false => Kind::WebIdentity { role_arn: self.role(pod, first).await? },
         };
         let spec = VolumeSpec {
             path: target.to_owned(),
@@ -225,10 +231,12 @@ impl Planner {
     }
 
     /// The role that the pod's service account is annotated with.
-    async fn role(&self, pod: &Pod) -> Result<String, Refusal> {
+    async fn role(&self, pod: &Pod, first: bool) -> Result<String, Refusal> {
         let account = &pod.service_account;
-        let api = self
-            .api(format_args!("the annotation of the service account `{account}`, which names its role; {ROLE_FIX}"))?;
+        let api = self.api(
+            first,
+            format_args!("the annotation of the service account `{account}`, which names its role; {ROLE_FIX}"),
+        )?;
         let role = api.role_of(&pod.namespace, account).await?;
         role.ok_or_else(|| {
             let namespace = &pod.namespace;
@@ -248,7 +256,7 @@ impl Planner {
         }
         let found = self.labelled.get_or_try_init(async || {
             let fix = "name one with the attribute `region`, or give the driver AWS_REGION";
-            let api = self.api(format_args!("the node's label for a region; {fix}"))?;
+            let api = self.api(false, format_args!("the node's label for a region; {fix}"))?;
             let region = api.region_of_node(&self.node).await?;
             let text = || format!("Region not found: the node has no label topology.kubernetes.io/region; {fix}");
             region.ok_or_else(|| Refusal::new(Code::FailedPrecondition, text()))
@@ -256,8 +264,9 @@ impl Planner {
         found.await.cloned()
     }
 
-    fn api(&self, what: std::fmt::Arguments<'_>) -> Result<&Arc<Kubernetes>, Refusal> {
-        self.kubernetes.as_ref().ok_or_else(|| {
+    fn api(&self, young: bool, what: std::fmt::Arguments<'_>) -> Result<Kubernetes, Refusal> {
+        let api = self.kubernetes.as_deref().map(|api| if young { api.young() } else { api.clone() });
+        api.ok_or_else(|| {
             let fix = "run this in the cluster or give it --kubeconfig";
             Refusal::new(Code::FailedPrecondition, format!("without the Kubernetes API there is no {what}; {fix}"))
         })

@@ -13,6 +13,8 @@ const JITTER: f64 = 0.1;
 /// After the first publication the next look comes within this time, whatever the interval: it
 /// learns when AWS will rotate, and finds what changed during the start.
 const SECOND_LOOK: Duration = Duration::from_secs(120);
+/// What is taken over within this time is looked at with one look.
+const ADOPTED_TOGETHER: Duration = Duration::from_secs(15);
 /// AWS rotates on or before the date it gives (DescribeSecret, `NextRotationDate`); looking a little
 /// later finds the new version more often than not.
 const ROTATION_MARGIN: Duration = Duration::from_secs(5);
@@ -54,6 +56,13 @@ impl Schedule {
     pub fn after_start(&self, now: SystemTime) -> SystemTime {
         let soon = SECOND_LOOK / 2 + (SECOND_LOOK / 2).mul_f64(self.phase());
         self.after_success(now, None).min(now + soon)
+    }
+
+    /// The first look after taking a set over at `now` from an earlier process: together with the others of
+    /// this seed that are taken over at about the same time.
+    #[must_use]
+    pub fn after_adoption(&self, now: SystemTime) -> SystemTime {
+        Self::new(self.interval.min(ADOPTED_TOGETHER), self.seed).tick_after(now)
     }
 
     /// The next look after one at `now` that failed as the `failures`th in a row (from 1).

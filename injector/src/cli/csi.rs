@@ -181,7 +181,7 @@ impl Csi {
 
     /// Follows what the notifier writes.
     fn hear_of_changes(&self, kubernetes: &Arc<Kubernetes>, driver: &Arc<Driver>) {
-        let own = || Some((std::env::var("POD_NAMESPACE").ok()?, "coffer-rotations".to_owned()));
+        let own = || Some((std::env::var("POD_NAMESPACE").ok()?, rotations::DEFAULT_NAME.to_owned()));
         let Some((namespace, name)) = self.rotations.clone().or_else(own) else {
             tracing::info!("no --rotations and no POD_NAMESPACE: changes are seen at the next refresh, not at once");
             return;

@@ -109,8 +109,9 @@ impl Metrics {
         };
     }
 
-    pub(super) fn unpublished(&self, well: bool) {
-        self.unpublishes.get_or_create(&Outcome { result: if well { "ok" } else { "internal" } }).inc();
+    pub(super) fn unpublished(&self, refusal: Option<&Refusal>) {
+        let well = refusal.is_none();
+        self.unpublishes.get_or_create(&Outcome { result: refusal.map_or("ok", Refusal::word) }).inc();
         if let Some(theirs) = &self.theirs {
             let counter = if well { &theirs.unpublish } else { &theirs.unpublish_error };
             counter.get_or_create(&THEIRS).inc();

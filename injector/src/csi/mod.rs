@@ -31,10 +31,11 @@ pub use self::registration::Registered;
 use self::registration::Registrar;
 use self::tell::Teller;
 use self::volumes::{Published, Volumes};
-use crate::form::Ask;
+use crate::form::Form;
 use crate::identity::{self, AgentUrl};
 use crate::kubernetes::Kubernetes;
 use crate::plan::{Passed, Planner};
+use crate::pod::Pod;
 use crate::proto::csi::identity_server::IdentityServer;
 use crate::proto::csi::node_server::NodeServer;
 use crate::refusal::Refusal;
@@ -66,6 +67,12 @@ pub struct Settings {
     pub rates: RateLimits,
     /// Whose names the metrics bear.
     pub metric_names: MetricNames,
+}
+
+/// What a pod asks for, and whom its files are to belong to.
+struct Asked {
+    form: Form,
+    group: Option<u32>,
 }
 
 /// The driver.
@@ -177,22 +184,24 @@ impl Driver {
         &self.volumes
     }
 
-    /// Mounts a volume, or has one that is mounted be as it is asked for.
+    /// Mounts a volume, or has one that is mounted be as it is asked for. What is wrong with what is asked
+    /// for is the pod's to hear where it waits for its files, and no reason to take them from one that runs.
     ///
     /// # Errors
     /// See [`Volumes::publish`].
     async fn publish(
         &self,
         target: &Path,
-        ask: Ask,
+        pod: Pod,
+        asked: Result<Asked, Refusal>,
         passed: Passed<'_>,
-        group: Option<u32>,
         limit: Option<Duration>,
     ) -> Result<Published, Refusal> {
         let limit = limit.map_or(self.settings.mount_timeout, |limit| limit.min(self.settings.mount_timeout));
-        let Ask { pod, form } = ask;
         let target = volumes::resolved(target)?;
-        let plan = async {
+        let plan = async |first| {
+            let Asked { form, group } = asked?;
+            let passed = Passed { first, ..passed };
             let planned = self.planner.volume(&target, pod.clone(), form, passed, group, self.teller.told());
             let plan = tokio::time::timeout(limit, planned).await.unwrap_or_else(|_| {
                 let limit = humantime::format_duration(limit);
@@ -222,14 +231,14 @@ impl Driver {
     /// # Errors
     /// See [`Volumes::unpublish`].
     async fn unpublish(&self, target: &Path) -> Result<(), Refusal> {
-        let Some(target) = volumes::parent_exists(target)? else { return Ok(()) };
-        let pod = self.volumes.unpublish(&target).await?;
+        let target = volumes::resolved_if_there(target)?;
+        let (pod, gone) = self.volumes.unpublish(&target).await;
         self.teller.forget(&target);
         // With its last volume goes what the pod gave to speak for it.
         if let Some(pod) = pod.filter(|pod| !self.volumes.any_of(&pod.uid)) {
             self.planner.identities.withdraw(&pod.uid);
         }
-        Ok(())
+        gone
     }
 }
 

@@ -46,8 +46,13 @@ pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
 /// # Errors
 /// When the table cannot be read.
 pub(super) fn top(path: &Path, uid: &str) -> io::Result<Top> {
-    let table = fs::read("/proc/self/mountinfo")?;
-    Ok(top_in(&table, path, uid))
+    let look = || Ok::<_, io::Error>(top_in(&fs::read("/proc/self/mountinfo")?, path, uid));
+    match look()? {
+        // Kernels before 5.8 may leave an entry out while others come and go (k8s.io/mount-utils,
+        // `ConsistentRead`): what is not there has to be so twice.
+        Top::Nothing => look(),
+        found => Ok(found),
+    }
 }
 
 /// Unmounts everything at a resolved path and below it, however often it was mounted over.

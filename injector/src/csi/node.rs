@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use coffer_runtime::VERSION;
 use tonic::{Request, Response, Status};
 
-use super::Driver;
 use super::volumes::Published;
+use super::{Asked, Driver};
 use crate::deadline::time_limit;
-use crate::form::Ask;
+use crate::form::{Ask, pod_of};
 use crate::plan::Passed;
 use crate::proto::csi::identity_server::Identity;
 use crate::proto::csi::node_server::Node;
@@ -76,7 +76,7 @@ impl Node for Services {
     ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
         let request = request.into_inner();
         let result = self.unpublish(&request).await;
-        self.0.metrics().unpublished(result.is_ok());
+        self.0.metrics().unpublished(result.as_ref().err());
         match result {
             Ok(()) => Ok(Response::new(NodeUnpublishVolumeResponse {})),
             Err(refusal) => {
@@ -106,10 +106,16 @@ impl Node for Services {
 impl Services {
     async fn publish(&self, request: NodePublishVolumeRequest, limit: Option<Duration>) -> Result<Published, Refusal> {
         let target = volume_path(&request.volume_id, &request.target_path)?;
-        let group = mount_group(request.volume_capability.as_ref())?;
-        let ask = Ask::read(&request.volume_context)?;
-        let passed = Passed { secrets: &request.secrets, context: &request.volume_context };
-        self.0.publish(&target, ask, passed, group, limit).await
+        if request.volume_capability.is_none() {
+            return Err(Refusal::invalid("the request says not how the volume is used (`volume_capability`)"));
+        }
+        let pod = pod_of(&request.volume_context)?;
+        let asked = mount_group(request.volume_capability.as_ref()).and_then(|group| {
+            let Ask { form, .. } = Ask::read(&request.volume_context)?;
+            Ok(Asked { form, group })
+        });
+        let passed = Passed { secrets: &request.secrets, context: &request.volume_context, first: true };
+        self.0.publish(&target, pod, asked, passed, limit).await
     }
 
     async fn unpublish(&self, request: &NodeUnpublishVolumeRequest) -> Result<(), Refusal> {

@@ -119,10 +119,12 @@ impl Teller {
         let Some(binding) = lock(&self.bindings).get(target).cloned() else { return };
         let Binding { pod, by: Described { class, .. } } = &*binding;
         let wanted = class.secret_objects.iter().flat_map(|object| &object.data).map(|key| key.object_name.as_str());
+        // All of one set, whatever takes its place meanwhile.
+        let Ok(set) = target.join("..data").canonicalize() else { return };
         // What is not there, or is no file's name, is told as missing.
         let read = |name: &str| {
             FileName::new(name).ok()?;
-            std::fs::read(target.join(name)).ok().map(Secret::new)
+            std::fs::read(set.join(name)).ok().map(Secret::new)
         };
         let files: BTreeMap<&str, Secret> = wanted.filter_map(|name| Some((name, read(name)?))).collect();
         tokio::spawn(secrets.publish(pod, class, files.iter().map(|(name, content)| (*name, content))));
@@ -140,7 +142,11 @@ impl Teller {
                 tracing::warn!(%pod, class = name, "{lint}");
             }
             if let Some(lint) = lints.first() {
-                self.events.warn(pod, DOUBTFUL, &format!("SecretProviderClass {name}: {lint}"));
+                let more = match lints.len() - 1 {
+                    0 => String::new(),
+                    more => format!(" (and {more} more, in the driver's log)"),
+                };
+                self.events.warn(pod, DOUBTFUL, &format!("SecretProviderClass {name}: {lint}{more}"));
             }
         }
         let version = |(name, file): (&FileName, &RenderedFile)| (name.to_string(), file.origin.version.clone());

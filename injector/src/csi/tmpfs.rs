@@ -25,11 +25,10 @@ const FLAGS: MountFlags = MountFlags::NODEV.union(MountFlags::NOEXEC).union(Moun
 
 /// A replaced set stays for two seconds, and a third may be written meanwhile.
 const SETS: u64 = 3;
-/// The largest that pages are by default on the machines of AWS (arm64 knows 16 and 64 KiB, and does not
-/// use them there).
-const PAGE: u64 = 4096;
+/// The largest that a page of memory is (arm64 knows 4, 16 and 64 KiB). What is not written takes no memory.
+const PAGE: u64 = 64 * 1024;
 /// Links, folders and the notes of what came from where.
-const HEADROOM: u64 = 128 * 1024;
+const HEADROOM: u64 = 4 * PAGE;
 
 /// Kernels before 6.4 have no `noswap` for tmpfs; one that refused it is not asked again.
 static NO_SWAP: AtomicBool = AtomicBool::new(true);
@@ -105,7 +104,9 @@ impl Tmpfs {
             Some(mounted) if mounted.capacity >= wanted => Ok(()),
             Some(mounted) => {
                 let grown = with_options(wanted, |data| mount_remount(&self.target, FLAGS, data));
-                mounted.capacity = wanted;
+                if grown.is_ok() {
+                    mounted.capacity = wanted;
+                }
                 grown.map_err(|errno| self.refused("make more room in", &errno.into()))
             }
             None => {
@@ -200,7 +201,7 @@ fn capacity_for(set: &RenderedSet) -> u64 {
     // One page more for each file: a folder of its own, at the most.
     let pages = |length: u64| length.div_ceil(PAGE) + 1;
     let one: u64 = set.iter().map(|(_, file)| pages(file.content.expose().len() as u64) * PAGE).sum();
-    (one * SETS + HEADROOM).next_multiple_of(64 * 1024)
+    (one * SETS + HEADROOM).next_multiple_of(PAGE)
 }
 
 /// Calls with the options of a tmpfs, without those that this kernel does not have.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,8 @@ pub(super) struct Volumes {
     status: Status,
     /// The most that the files of one may hold, in bytes.
     limit: u64,
+    /// Whether the process is about to end.
+    closing: AtomicBool,
 }
 
 /// A path at which a volume is, comes or goes.
@@ -66,11 +69,11 @@ pub(super) struct Trouble {
 
 impl Volumes {
     pub(super) fn new(status: Status, limit: u64) -> Self {
-        Self { slots: Mutex::default(), status, limit }
+        Self { slots: Mutex::default(), status, limit, closing: AtomicBool::new(false) }
     }
 
-    /// Mounts the volume of `pod` at the resolved path `target` if it is not, and has it be as `plan` says. `plan` is asked
-    /// for once it is this call's turn.
+    /// Mounts the volume of `pod` at the resolved path `target` if it is not, and has it be as `plan` says.
+    /// `plan` is asked for in this call's turn, and told whether it is for a first set.
     ///
     /// What is mounted for the pod already stays whatever fails: a pod that runs keeps its files.
     ///
@@ -81,27 +84,54 @@ impl Volumes {
         target: &Path,
         pod: &Pod,
         limit: Duration,
-        plan: P,
+        plan: impl FnOnce(bool) -> P,
     ) -> Result<Published, Refusal>
     where
         P: Future<Output = Result<Plan, Refusal>>,
     {
         let slot = self.slot(target);
+        let published = self.publish_in(&slot, target, pod, limit, plan).await;
+        drop(slot);
+        if published.is_err() {
+            self.forget_unused();
+        }
+        published
+    }
+
+    async fn publish_in<P>(
+        &self,
+        slot: &Slot,
+        target: &Path,
+        pod: &Pod,
+        limit: Duration,
+        plan: impl FnOnce(bool) -> P,
+    ) -> Result<Published, Refusal>
+    where
+        P: Future<Output = Result<Plan, Refusal>>,
+    {
         let busy = || Refusal::new(Code::Aborted, "another call for this volume is under way; the kubelet tries again");
         let mut leaving = slot.leaving.subscribe();
         let Ok(_turn) = slot.turn.try_lock() else { return Err(busy()) };
         let deadline = Instant::now() + limit;
         let work = async {
             let standing = slot.stands(target, pod)?;
-            let done = match plan.await {
-                Ok(plan) => self.have(&slot, target, plan, deadline).await,
+            let done = match plan(!standing).await {
+                Ok(plan) => self.have(slot, target, plan, deadline).await,
                 Err(refusal) => Err(refusal),
             };
             match done {
                 Err(refusal) if standing => Ok(Published::Kept(refusal)),
                 Ok(Published::New) if standing => Ok(Published::Already),
                 Ok(published) => Ok(published),
-                Err(refusal) => Err(clear_failed(target, pod, refusal)),
+                Err(refusal) => {
+                    // Of a mount that somebody took away: nothing may be mounted anew once the kubelet was told
+                    // that nothing is.
+                    let held = slot.held().take();
+                    if let Some(held) = held {
+                        held.kept.release().await;
+                    }
+                    Err(clear_failed(target, pod, refusal))
+                }
             }
         };
         tokio::select! {
@@ -111,11 +141,9 @@ impl Volumes {
         }
     }
 
-    /// Takes the volume at the resolved path `target` away, whatever is left of it; which pod's it was, if that is known.
-    ///
-    /// # Errors
-    /// When something stays mounted, or the folder cannot be removed.
-    pub(super) async fn unpublish(&self, target: &Path) -> Result<Option<Pod>, Refusal> {
+    /// Takes the volume at the resolved path `target` away, whatever is left of it. Tells which pod's it was,
+    /// if that is known, and what stays mounted or cannot be removed.
+    pub(super) async fn unpublish(&self, target: &Path) -> (Option<Pod>, Result<(), Refusal>) {
         let slot = self.slot(target);
         slot.leaving.send_modify(|waiting| *waiting += 1);
         let turn = slot.turn.lock().await;
@@ -127,9 +155,10 @@ impl Volumes {
         }
         let gone = mounts::unmount_all(target).and_then(|()| remove(target));
         drop(turn);
-        self.drop_if_unused(target, &slot);
-        gone.map(|()| pod)
-            .map_err(|error| Refusal::new(Code::Internal, format!("cannot take away {}: {error}", target.display())))
+        drop(slot);
+        self.forget_unused();
+        let stays = |error| Refusal::new(Code::Internal, format!("cannot take away {}: {error}", target.display()));
+        (pod, gone.map_err(stays))
     }
 
     /// Has everything that these changes are about looked at within `spread`.
@@ -146,6 +175,7 @@ impl Volumes {
 
     /// Each volume that is kept, its pod, and what keeps it from being fresh, if anything.
     pub(super) fn troubles(&self) -> Vec<(PathBuf, Pod, Option<Trouble>)> {
+        self.forget_unused();
         let slots: Vec<_> = self.slots().iter().map(|(path, slot)| (path.clone(), Arc::clone(slot))).collect();
         let mut stale: HashMap<PathBuf, Trouble> = HashMap::new();
         self.status.each(|volume| {
@@ -185,6 +215,7 @@ impl Volumes {
 
     /// From now on every call that waits for a set ends, and none begins.
     pub(super) fn leave(&self) {
+        self.closing.store(true, Ordering::Relaxed);
         for slot in self.slots().values() {
             slot.leaving.send_modify(|waiting| *waiting += 1);
         }
@@ -212,7 +243,10 @@ impl Volumes {
             if same {
                 let reformed = match held.spec == spec {
                     true => Ok(()),
-                    false => held.kept.reform(spec.clone()).await,
+                    // Whatever AWS does, the kubelet is answered; the keeper goes on by itself.
+                    false => tokio::time::timeout_at(deadline.into(), held.kept.reform(spec.clone()))
+                        .await
+                        .unwrap_or_else(|_| Err("what is new is still being fetched".to_owned())),
                 };
                 if reformed.is_ok() {
                     *slot.held() = Some(Held { spec, ..held });
@@ -228,29 +262,31 @@ impl Volumes {
         let destination = destination.map_err(|error| Refusal::new(Code::Unavailable, error.to_string()))?;
         let adopted = destination.published_at().is_some();
         let limit = deadline.saturating_duration_since(Instant::now());
-        let kept = Kept::start(spec.clone(), Box::new(destination), &shared, limit).await?;
+        let (kept, trouble) = Kept::start(spec.clone(), Box::new(destination), &shared, limit).await?;
         *slot.held() = Some(Held { kept: Arc::new(kept), spec, access, pod });
-        Ok(if adopted { Published::Already } else { Published::New })
+        match trouble {
+            Some(trouble) => Err(trouble.into()),
+            None if adopted => Ok(Published::Already),
+            None => Ok(Published::New),
+        }
     }
 
     fn slot(&self, target: &Path) -> Arc<Slot> {
         let new = || {
+            let leaving = usize::from(self.closing.load(Ordering::Relaxed));
             Arc::new(Slot {
                 turn: tokio::sync::Mutex::default(),
                 held: Mutex::default(),
-                leaving: watch::Sender::new(0),
+                leaving: watch::Sender::new(leaving),
             })
         };
         Arc::clone(self.slots().entry(target.to_owned()).or_insert_with(new))
     }
 
-    /// A path that nobody has to do with any more is forgotten.
-    fn drop_if_unused(&self, target: &Path, slot: &Arc<Slot>) {
-        let mut slots = self.slots();
-        // Taken under the lock only: the map's and this one are all there are.
-        if Arc::strong_count(slot) == 2 && slot.held().is_none() {
-            slots.remove(target);
-        }
+    /// Paths that nobody has to do with any more are forgotten.
+    fn forget_unused(&self) {
+        // Slots are taken under the lock only: where the map's is the only one, nobody is about to use it.
+        self.slots().retain(|_, slot| Arc::strong_count(slot) > 1 || slot.held().is_some());
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Slot>>> {
@@ -276,11 +312,11 @@ pub(super) fn resolved(target: &Path) -> Result<PathBuf, Refusal> {
     })
 }
 
-/// The resolved path, if there is a folder that it could be in.
-pub(super) fn parent_exists(target: &Path) -> Result<Option<PathBuf>, Refusal> {
+/// The resolved path; where the folder above is gone already, as it was named.
+pub(super) fn resolved_if_there(target: &Path) -> Result<PathBuf, Refusal> {
     match mounts::resolve(target) {
-        Ok(target) => Ok(Some(target)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(target) => Ok(target),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(target.to_owned()),
         Err(error) => {
             Err(Refusal::new(Code::Internal, format!("the folder above {} cannot be used: {error}", target.display())))
         }

@@ -89,7 +89,7 @@ impl Ask {
         let pod = pod_of(context)?;
         let attributes: BTreeMap<String, String> = context
             .iter()
-            .filter(|(key, _)| !key.starts_with(KUBELET))
+            .filter(|(key, _)| !is_kubelets(key))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         let form = match attributes.get(CLASS) {
@@ -101,6 +101,11 @@ impl Ask {
         };
         Ok(Self { pod, form })
     }
+}
+
+/// Whether a key is one of the kubelet's.
+pub(crate) fn is_kubelets(key: &str) -> bool {
+    key.starts_with(KUBELET)
 }
 
 /// Which pod it is for.

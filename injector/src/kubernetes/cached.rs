@@ -58,6 +58,8 @@ struct Board<V> {
 struct Entry<V> {
     /// What to answer until when; `None` for good.
     answer: Option<(Answer<V>, Option<Instant>)>,
+    /// When that was read.
+    read: Instant,
     /// The last answer that was one.
     known: Option<V>,
     asked: Instant,
@@ -71,8 +73,9 @@ impl<V: Clone + Send + Sync + 'static> Cached<V> {
     }
 
     /// The answer for that name: a recent one, the one that is being fetched, or that of `ask`, which runs to
-    /// its end even when the caller gives up. While the API is away, the last one known.
-    pub(super) async fn get<F, Fut>(&self, namespace: &str, name: &str, ask: F) -> Answer<V>
+    /// its end even when the caller gives up. While the API is away, the last one known. With `young`, recent
+    /// is what those who ask together have just been told, and no more.
+    pub(super) async fn get<F, Fut>(&self, namespace: &str, name: &str, young: bool, ask: F) -> Answer<V>
     where
         F: FnOnce() -> Fut,
         Fut: Future<Output = Answer<V>> + Send + 'static,
@@ -84,13 +87,14 @@ impl<V: Clone + Send + Sync + 'static> Cached<V> {
             board.sweep(now);
             let entry = board.entries.entry(key.clone()).or_insert_with(|| Entry {
                 answer: None,
+                read: now,
                 known: None,
                 asked: now,
                 flight: None,
             });
             entry.asked = now;
             if let Some((answer, until)) = &entry.answer
-                && until.is_none_or(|until| now < until)
+                && until.is_none_or(|until| now < until && (!young || now.duration_since(entry.read) < NO_LIFETIME))
             {
                 return answer.clone();
             }
@@ -156,6 +160,7 @@ impl<V: Clone> Board<V> {
             }
         };
         entry.answer = Some((answer.clone(), holds.map(|holds| now + holds)));
+        entry.read = now;
         answer
     }
 
@@ -233,7 +238,7 @@ mod tests {
                 sleep(Duration::from_millis(20)).await;
                 next.lock().unwrap().clone()
             };
-            self.cached.get("shop", name, ask).await
+            self.cached.get("shop", name, false, ask).await
         }
 
         fn asked(&self) -> usize {
@@ -251,6 +256,18 @@ mod tests {
 
     fn away() -> KubernetesError {
         KubernetesError::Unavailable { verb: Verb::Get, object: object(), cause: "refused".to_owned() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_first_set_is_told_what_holds_now() {
+        let cached = Cached::new(&Arc::default(), |_: &u8| Lifetime::Usual);
+        let read = async |young, value: u8| cached.get("shop", "app", young, || async move { Ok(value) }).await;
+        assert_eq!(read(false, 1).await, Ok(1));
+        assert_eq!(read(true, 2).await, Ok(1), "asked together");
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(read(false, 2).await, Ok(1));
+        assert_eq!(read(true, 2).await, Ok(2));
+        assert_eq!(read(false, 3).await, Ok(2));
     }
 
     #[tokio::test(start_paused = true)]
@@ -322,9 +339,9 @@ mod tests {
             sleep(Duration::from_secs(10)).await;
             Ok(Some(2))
         };
-        assert_eq!(api.cached.get("shop", "app", hangs).await, Ok(Some(1)));
+        assert_eq!(api.cached.get("shop", "app", false, hangs).await, Ok(Some(1)));
         assert_eq!(started.elapsed(), PATIENCE);
-        assert_eq!(api.cached.get("shop", "other", hangs).await, Ok(Some(2)));
+        assert_eq!(api.cached.get("shop", "other", false, hangs).await, Ok(Some(2)));
         assert_eq!(api.get("app").await, Ok(Some(2)));
         assert_eq!(api.asked(), 1);
     }

@@ -53,7 +53,7 @@ impl Events {
     #[must_use]
     pub fn start(kubernetes: &Kubernetes, component: &str, node: &str) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(send(waiting, Arc::clone(&kubernetes.0.requests)));
+        tokio::spawn(send(waiting, Arc::clone(&kubernetes.inner.requests)));
         let host = Some(node.to_owned()).filter(|node| !node.is_empty());
         let source = EventSource { component: Some(component.to_owned()), host };
         Self(Some(Arc::new(Inner { queue, limiter: Mutex::default(), source })))

@@ -60,7 +60,11 @@ const REGION: &str = "topology.kubernetes.io/region";
 /// What is read by name is kept for about a minute, a no for two seconds; whoever asks for the same object at
 /// the same time shares one request; and while the API is away, what was last read is given.
 #[derive(Clone)]
-pub struct Kubernetes(Arc<Inner>);
+pub struct Kubernetes {
+    inner: Arc<Inner>,
+    /// Whether only what was read a moment ago is given from memory.
+    young: bool,
+}
 
 struct Inner {
     requests: Arc<Requests>,
@@ -105,20 +109,28 @@ impl Kubernetes {
         let outage = Arc::<Outage>::default();
         let text = |text: &Option<String>| if text.is_some() { Lifetime::Usual } else { Lifetime::Brief };
         let region = |region: &Option<String>| if region.is_some() { Lifetime::Forever } else { Lifetime::Brief };
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             requests: Arc::new(Requests::new(client)),
             roles: Cached::new(&outage, text),
             regions: Cached::new(&outage, region),
             config_maps: Cached::new(&outage, |_| Lifetime::Usual),
             classes: Cached::new(&outage, |_| Lifetime::Usual),
             owners: Cached::new(&outage, |_| Lifetime::Usual),
-        }))
+        });
+        Self { inner, young: false }
+    }
+
+    /// The same, for those who must not be told what was so a minute ago: at most two seconds old, which is
+    /// enough for those who ask together.
+    #[must_use]
+    pub fn young(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), young: true }
     }
 
     /// For what this module does not offer: a lease, an object to [`follow`].
     #[must_use]
     pub fn client(&self) -> Client {
-        self.0.requests.client.clone()
+        self.inner.requests.client.clone()
     }
 
     /// The role of a service account: its annotation `eks.amazonaws.com/role-arn`.
@@ -133,7 +145,7 @@ impl Kubernetes {
             let role = found.metadata.annotations.and_then(|mut annotations| annotations.remove(ROLE));
             Ok(role.map(|role| role.trim().to_owned()).filter(|role| !role.is_empty()))
         };
-        self.read(&self.0.roles, object, ask).await
+        self.read(&self.inner.roles, object, ask).await
     }
 
     /// The region of a node: its label `topology.kubernetes.io/region`. Once found, it is never asked for again.
@@ -147,7 +159,7 @@ impl Kubernetes {
             let region = found.metadata.labels.and_then(|mut labels| labels.remove(REGION));
             Ok(region.filter(|region| !region.is_empty()))
         };
-        self.read(&self.0.regions, object, ask).await
+        self.read(&self.inner.regions, object, ask).await
     }
 
     /// The texts of a ConfigMap, by key.
@@ -164,7 +176,7 @@ impl Kubernetes {
             let found = Api::<ConfigMap>::namespaced(client, &object.namespace).get(&object.name).await?;
             Ok(Arc::new(found.data.unwrap_or_default()))
         };
-        self.read(&self.0.config_maps, object, ask).await
+        self.read(&self.inner.config_maps, object, ask).await
     }
 
     /// A SecretProviderClass.
@@ -173,7 +185,7 @@ impl Kubernetes {
     /// When there is none of that name, its kind is not installed, or it cannot be read.
     pub async fn class(&self, namespace: &str, name: &str) -> Result<Arc<Class>, KubernetesError> {
         let object = Class::object(namespace, name)?;
-        let requests = Arc::clone(&self.0.requests);
+        let requests = Arc::clone(&self.inner.requests);
         let ask = || async move {
             let resource = Class::resource();
             let get = |client: Client| {
@@ -184,7 +196,7 @@ impl Kubernetes {
             let found = requests.read(&object, get).await?;
             Class::read(&object, found).map(Arc::new)
         };
-        self.0.classes.get(namespace, name, ask).await
+        self.inner.classes.get(namespace, name, self.young, ask).await
     }
 
     /// Who is to own what is made for a pod: the pod's own owners, such as its ReplicaSet, or else the pod.
@@ -195,7 +207,7 @@ impl Kubernetes {
             let references = found.metadata.owner_references.unwrap_or_default();
             Ok(Arc::new(Owners { uid: found.metadata.uid.unwrap_or_default(), references }))
         };
-        let owners = self.read(&self.0.owners, object, ask).await?;
+        let owners = self.read(&self.inner.owners, object, ask).await?;
         let mut references = owners.references.clone();
         // A pod of the same name that came before or after it tells nothing of this one.
         if references.is_empty() || owners.uid != pod.uid {
@@ -219,10 +231,10 @@ impl Kubernetes {
         V: Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<V, kube::Error>> + Send + 'static,
     {
-        let requests = Arc::clone(&self.0.requests);
+        let requests = Arc::clone(&self.inner.requests);
         let (namespace, name) = (object.namespace.clone(), object.name.clone());
         let read = || async move { requests.read(&object, |client| ask(client, object.clone())).await };
-        cached.get(&namespace, &name, read).await
+        cached.get(&namespace, &name, self.young, read).await
     }
 }
 

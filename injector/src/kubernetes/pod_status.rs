@@ -59,7 +59,7 @@ impl PodStatus {
     pub fn start(kubernetes: &Kubernetes, node: &str) -> Self {
         let (sender, news) = mpsc::unbounded_channel();
         let keeper = Keeper {
-            requests: Arc::clone(&kubernetes.0.requests),
+            requests: Arc::clone(&kubernetes.inner.requests),
             node: node.to_owned(),
             kept: BTreeMap::new(),
             absent_until: None,

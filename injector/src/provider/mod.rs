@@ -116,7 +116,7 @@ impl Provider {
         let limit = limit.map_or(self.settings.mount_timeout, |limit| limit.min(self.settings.mount_timeout));
         let deadline = Instant::now() + limit;
         let Mount { pod, parameters, secrets, context, mode } = Mount::read(&request)?;
-        let passed = Passed { secrets: &secrets, context: &context };
+        let passed = Passed { secrets: &secrets, context: &context, first: false };
         let planned = self.planner.parameters(Path::new(&request.target_path), pod, &parameters, passed, mode);
         let Plan { spec, shared, .. } = timeout(limit, planned)
             .await

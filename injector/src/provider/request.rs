@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use coffer::file::Mode;
 use serde::Deserialize;
 
-use crate::form::pod_of;
+use crate::form::{is_kubelets, pod_of};
 use crate::pod::Pod;
 use crate::proto::provider::MountRequest;
 use crate::refusal::Refusal;
@@ -33,7 +33,9 @@ impl Mount {
         // `null` where there are none, and nothing from drivers of long ago.
         let secrets = if request.secrets.is_empty() { HashMap::new() } else { map("secrets", &request.secrets)? };
         let mode = mode(&request.permission)?;
-        let parameters = context.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        // The kubelet's own are no parameters; tokens are among them.
+        let parameters = context.iter().filter(|(key, _)| !is_kubelets(key));
+        let parameters = parameters.map(|(key, value)| (key.clone(), value.clone())).collect();
         Ok(Self { pod: pod_of(&context)?, parameters, secrets, context, mode })
     }
 }

@@ -103,6 +103,11 @@ impl Keeper {
         &self.spec.path
     }
 
+    /// Whether any set is in place.
+    pub(super) fn holds_a_set(&self) -> bool {
+        self.destination.published_at().is_some()
+    }
+
     /// Whether a full set of the specification is in place.
     pub(super) fn is_complete(&self) -> bool {
         self.complete
@@ -652,6 +657,7 @@ impl Keeper {
         for entry in self.entries.values_mut() {
             let why = "published before this process started, and not looked at since".to_owned();
             entry.state = State::Stale { since, code: NOT_LOOKED_AT.to_owned(), why };
+            entry.due = self.schedule.after_adoption(since);
         }
     }
 

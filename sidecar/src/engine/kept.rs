@@ -29,32 +29,39 @@ impl Kept {
     /// from then on.
     ///
     /// A whole set of this specification that is in place already is taken over: nothing is waited
-    /// for, and the first look follows at once.
+    /// for, and the first look follows soon.
+    ///
+    /// Where a set is in place that is not a whole one of this specification, and its own could not be had,
+    /// the volume is kept all the same, as it stands, and why is returned with it.
     ///
     /// # Errors
-    /// [`StartError`]; whatever set was in place is there still.
+    /// [`StartError`]; there is no set.
     pub async fn start(
         spec: VolumeSpec,
         destination: Box<dyn Destination>,
         shared: &Shared,
         limit: Duration,
-    ) -> Result<Self, StartError> {
+    ) -> Result<(Self, Option<StartError>), StartError> {
         let path = spec.path.clone();
         let mut keeper =
             Keeper::open(spec, destination, shared.clone()).map_err(|error| StartError::refused(&path, &error))?;
+        let mut trouble = None;
         if !keeper.is_complete() {
             // Also when whoever waits gives up: nothing may be told of a volume that nobody keeps.
             let forgotten = Forget(Some((shared, &path)));
-            if let Err(error) = keeper.start(Instant::now() + limit, limit, false).await {
-                keeper.close();
-                return Err(error);
+            match keeper.start(Instant::now() + limit, limit, false).await {
+                Err(error) if !keeper.holds_a_set() => {
+                    keeper.close();
+                    return Err(error);
+                }
+                started => trouble = started.err(),
             }
             forgotten.not();
         }
         let (orders, inbox) = mpsc::channel(16);
         let (end, ended) = watch::channel(false);
         let task = Mutex::new(Some(tokio::spawn(keeper.run(inbox, ended))));
-        Ok(Self { path, orders, end, task, shared: shared.clone() })
+        Ok((Self { path, orders, end, task, shared: shared.clone() }, trouble))
     }
 
     /// Whether its task still runs; it ends by itself only by a panic.
@@ -84,9 +91,9 @@ impl Kept {
         self.end.send_replace(true);
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
+            let _forgotten = Forget(Some((&self.shared, &self.path)));
             // One that panicked holds nothing either.
             let _ = task.await;
-            self.shared.forget(&self.path);
         }
     }
 }

@@ -197,7 +197,7 @@ impl Inner {
             let status = status.unwrap_or_else(|_| Status::failure("", "").with_code(code.as_u16()));
             Err(kube::Error::Api(error::without_values(status).boxed()))
         };
-        self.kubernetes.0.requests.call(verb, object, exchange).await
+        self.kubernetes.inner.requests.call(verb, object, exchange).await
     }
 
     /// What is known of a Secret, forgetting those that are known no longer.
