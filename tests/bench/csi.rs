@@ -50,10 +50,17 @@ async fn main() -> Result<()> {
     let bench = Bench { aws, proxy, spec };
 
     println!("{KINDS} secrets and {KINDS} parameters a pod, AWS at {} ms\n", LATENCY.as_millis());
+    let parts: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     bench.binary_size()?;
-    bench.at_once("one service account", 1).await?;
-    bench.at_once(&format!("{PODS} service accounts"), PODS).await?;
-    bench.idle().await
+    if wanted("start") {
+        bench.at_once("one service account", 1).await?;
+        bench.at_once(&format!("{PODS} service accounts"), PODS).await?;
+    }
+    if wanted("idle") {
+        bench.idle().await?;
+    }
+    Ok(())
 }
 
 struct Bench {

@@ -160,6 +160,12 @@ impl Csi {
 
     /// The socket for CSI, and the one for the kubelet's plugin manager.
     fn sockets(&self) -> Result<(Socket, Option<Socket>), Failed> {
+        if !self.no_registration && !self.kubelet_dir.is_dir() {
+            let folder = self.kubelet_dir.display();
+            tracing::warn!(
+                "{folder} was not there: if it is not the kubelet's --root-dir, the kubelet will not find the driver"
+            );
+        }
         let paths = Sockets::of(&self.kubelet_dir, &self.driver_name);
         let address = |path: &PathBuf| path.display().to_string().parse::<Address>().map_err(Failed::usage);
         let endpoint = self.endpoint.clone().map_or_else(|| address(&paths.csi), Ok)?;
