@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,6 +58,8 @@ struct Held {
     spec: VolumeSpec,
     access: (Key, String),
     pod: Pod,
+    /// The number of its filesystem, which nobody else is given as long as the keeper has it open.
+    device: Option<u64>,
 }
 
 /// A volume of which something has to be told.
@@ -263,7 +266,7 @@ impl Volumes {
         let adopted = destination.published_at().is_some();
         let limit = deadline.saturating_duration_since(Instant::now());
         let (kept, trouble) = Kept::start(spec.clone(), Box::new(destination), &shared, limit).await?;
-        *slot.held() = Some(Held { kept: Arc::new(kept), spec, access, pod });
+        *slot.held() = Some(Held { kept: Arc::new(kept), spec, access, pod, device: device(target) });
         match trouble {
             Some(trouble) => Err(trouble.into()),
             None if adopted => Ok(Published::Already),
@@ -301,9 +304,24 @@ impl Slot {
 
     /// Whether a whole set of this pod is mounted.
     fn stands(&self, target: &Path, pod: &Pod) -> Result<bool, Refusal> {
+        // Of a volume that is kept, the filesystem itself tells: the kubelet asks for each volume every minute,
+        // and the mount table is as long as they are many.
+        let known =
+            self.held().as_ref().filter(|held| held.pod == *pod && held.kept.is_alive()).map(|held| held.device);
+        if let Some(known @ Some(_)) = known
+            && device(target) == known
+            && target.join("..data").exists()
+        {
+            return Ok(true);
+        }
         Tmpfs::holds_a_set(target, &pod.uid)
             .map_err(|error| Refusal::new(Code::Unavailable, format!("cannot read the mount table: {error}")))
     }
+}
+
+/// The number of the filesystem at a path.
+fn device(target: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(target).ok().map(|there| there.dev())
 }
 
 pub(super) fn resolved(target: &Path) -> Result<PathBuf, Refusal> {
