@@ -20,3 +20,4 @@ pub mod proto;
 pub mod provider;
 mod refusal;
 pub mod rotations;
+pub mod webhook;

@@ -1,0 +1,1 @@
+//! HTTPS for the API server, over a certificate that may change while it serves.
