@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::task::spawn_blocking;
 
 use super::component::Component;
+use super::forward::GATEWAY;
 use super::image::Image;
 use super::room::Room;
 use crate::eventually;
@@ -159,7 +160,8 @@ fn network_config(folder: &Path) -> Result<String> {
             "ipam": {
                 "type": "host-local",
                 "dataDir": folder.join("addresses"),
-                "ranges": [[{"subnet": format!("{}/24", free_subnet()?)}]],
+                // On all nodes the same, so that what pods are told before they are there holds on each.
+                "ranges": [[{"subnet": format!("{}/24", free_subnet()?), "gateway": GATEWAY}]],
                 "routes": [{"dst": "0.0.0.0/0"}],
             },
         }],
@@ -177,7 +179,8 @@ fn free_subnet() -> Result<Ipv4Addr> {
         .filter_map(|destination| u32::from_str_radix(destination, 16).ok())
         .map(u32::to_ne_bytes)
         .collect();
-    let free = |subnet: &[u8; 3]| !taken.iter().any(|destination| destination[..3] == *subnet);
+    let used = |subnet: &[u8; 3]| taken.iter().any(|destination| destination[..3] == *subnet);
+    let free = |subnet: &[u8; 3]| !used(subnet) && GATEWAY.octets()[..3] != *subnet;
     let random = || [198, fastrand::u8(18..20), fastrand::u8(..)];
     let [a, b, c] =
         std::iter::repeat_with(random).take(1000).find(free).context("no network of 198.18.0.0/15 is free")?;
