@@ -2,6 +2,7 @@
 
 mod check;
 mod exec;
+mod install;
 mod progress;
 mod run;
 mod service;
@@ -41,6 +42,7 @@ enum Command {
     Exec(exec::Exec),
     Check(check::Check),
     Status(status::Show),
+    Install(install::Install),
 }
 
 impl Arguments {
@@ -51,6 +53,7 @@ impl Arguments {
             Command::Exec(exec) => exec.run(),
             Command::Check(check) => check.run().into(),
             Command::Status(status) => status.run().into(),
+            Command::Install(install) => install.run().into(),
         }
     }
 }

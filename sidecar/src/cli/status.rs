@@ -19,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Ask a running sidecar for the state of every reference
 ///
-/// Ends with 0 if every volume has a full set, with 1 if one has not or nobody answers: as a
-/// startup or readiness probe, use `coffer status --quiet`.
+/// Ends with 0 if every volume has a full set, with 1 if one has not or nobody answers: as a startup or
+/// readiness probe, use `coffer status --probe`, whose words Kubernetes shows in the pod's events.
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
     /// Where the sidecar listens
@@ -34,6 +34,10 @@ pub(super) struct Show {
     /// Only the exit code
     #[arg(long, short)]
     quiet: bool,
+
+    /// In one line, what is not there yet and why; nothing once all is there
+    #[arg(long, conflicts_with_all = ["json", "quiet"])]
+    probe: bool,
 }
 
 /// `/status`, as JSON.
@@ -53,7 +57,9 @@ impl Show {
                 return Exit::Failed;
             }
         };
-        if self.json {
+        if self.probe {
+            lacking(&body).iter().for_each(|lacking| answer(lacking));
+        } else if self.json {
             answer(&format!("{body:#}"));
         } else if !self.quiet {
             let coloured =
@@ -63,6 +69,34 @@ impl Show {
         // As /readyz has it: a volume that a new config is still to bring makes nothing unready.
         if body["ready"] == true { Exit::Done } else { Exit::Failed }
     }
+}
+
+/// What keeps the first volumes from having a full set, short enough for an event of Kubernetes, which is cut
+/// at 1024 characters (`NoteLengthLimit` of its event validation).
+fn lacking(body: &Value) -> Option<String> {
+    const SHOWN: usize = 3;
+    const LONGEST: usize = 250;
+    let cut = |why: &str| match why.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}…", &why[..at]),
+        None => why.to_owned(),
+    };
+    let mut reasons = Vec::new();
+    for volume in list(&body["volumes"]).iter().filter(|volume| volume["published"] != true) {
+        reasons.extend(volume["obstacle"].as_str().map(cut));
+        let missing = list(&volume["references"]).iter().filter(|reference| reference["state"] == "missing");
+        for reference in missing {
+            let name = text(reference, "reference");
+            let why = reference["why"].as_str().map_or_else(|| "not fetched yet".to_owned(), cut);
+            reasons.push(format!("{name}: {why}"));
+        }
+    }
+    if reasons.is_empty() {
+        return (body["ready"] != true).then(|| "not ready yet".to_owned());
+    }
+    let others = reasons.len().saturating_sub(SHOWN);
+    reasons.truncate(SHOWN);
+    let more = if others > 0 { format!("; and {others} more") } else { String::new() };
+    Some(format!("{}{more}", reasons.join("; ")))
 }
 
 fn list(value: &Value) -> &[Value] {
@@ -319,6 +353,32 @@ mod tests {
                on change, touch /a: told 1m ago, 3 swaps in all\n  \
                on change, http 127.0.0.1/: FAILING: refused; next try in 2s (nothing to tell yet)"
         );
+    }
+
+    #[test]
+    fn a_probe_says_in_one_line_what_is_missing_and_nothing_once_all_is_there() {
+        let missing =
+            |name: &str, why: Option<&str>| serde_json::json!({"reference": name, "state": "missing", "why": why});
+        let body = |references: Vec<Value>| {
+            let published = references.is_empty();
+            serde_json::json!({"ready": published, "volumes": [
+                {"path": "/a", "published": published, "references": references},
+                {"path": "/b", "published": true, "references": [missing("secretsmanager:optional", Some("no"))]},
+            ]})
+        };
+        assert_eq!(lacking(&body(vec![])), None);
+        let long = "x".repeat(900);
+        let said = lacking(&body(vec![
+            missing("secretsmanager:a", Some("denied; allow it")),
+            missing("secretsmanager:b", None),
+            missing("secretsmanager:c", Some(&long)),
+            missing("secretsmanager:d", None),
+            missing("secretsmanager:e", None),
+        ]))
+        .unwrap();
+        assert!(said.starts_with("secretsmanager:a: denied; allow it; secretsmanager:b: not fetched yet; "), "{said}");
+        assert!(said.ends_with("…; and 2 more") && said.chars().count() < 500, "{said}");
+        assert_eq!(lacking(&serde_json::json!({"ready": false})).as_deref(), Some("not ready yet"));
     }
 
     #[test]
