@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use bed::{ControlPlane, ControlPlaneOptions, Node, NodeOptions, Proc, Program, cluster::Image, eventually};
+use bed::{
+    ControlPlane, ControlPlaneOptions, Node, NodeOptions, Proc, Program,
+    cluster::{Forward, Image},
+    eventually,
+};
 use serde_json::{Value, json};
 
 use crate::fixture::SOON;
@@ -48,6 +52,16 @@ async fn pods_run_are_looked_into_and_outlive_the_kubelet() -> Result<()> {
     ensure!(node.exec("default", "stays", "main", &["cat", "/tmp/started"]).await? == "yes\n");
     let failed = node.exec("default", "stays", "main", &["cat", "/none"]).await.unwrap_err();
     ensure!(format!("{failed:#}").contains("/none"), "{failed:#}");
+    // What listens on loopback, such as the kubelet here, a pod reaches by a forward and not by itself.
+    let health = format!("{}:10248", node.address());
+    let forward = Forward::to(&format!("http://{health}"))?;
+    let get =
+        |address: &str| ["wget", "-q", "-T", "5", "-O", "-", &format!("http://{address}/healthz")].map(str::to_owned);
+    let [through, straight] = [get(&forward.address().to_string()), get(&health)];
+    let words = through.each_ref().map(String::as_str);
+    ensure!(node.exec("default", "stays", "main", &words).await? == "ok");
+    let words = straight.each_ref().map(String::as_str);
+    ensure!(node.exec("default", "stays", "main", &words).await.is_err(), "a pod reaches loopback");
     let events = node.events_of("default", "stays").await?;
     ensure!(events.iter().any(|event| event.reason == "Started"), "{events:?}");
 
