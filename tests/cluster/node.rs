@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,15 +54,15 @@ async fn pods_run_are_looked_into_and_outlive_the_kubelet() -> Result<()> {
     let failed = node.exec("default", "stays", "main", &["cat", "/none"]).await.unwrap_err();
     ensure!(format!("{failed:#}").contains("/none"), "{failed:#}");
     // What listens on loopback, such as the kubelet here, a pod reaches by a forward and not by itself.
-    let health = format!("{}:10248", node.address());
-    let forward = Forward::to(&format!("http://{health}"))?;
-    let get =
-        |address: &str| ["wget", "-q", "-T", "5", "-O", "-", &format!("http://{address}/healthz")].map(str::to_owned);
-    let [through, straight] = [get(&forward.address().to_string()), get(&health)];
-    let words = through.each_ref().map(String::as_str);
-    ensure!(node.exec("default", "stays", "main", &words).await? == "ok");
-    let words = straight.each_ref().map(String::as_str);
-    ensure!(node.exec("default", "stays", "main", &words).await.is_err(), "a pod reaches loopback");
+    let health = SocketAddr::from((node.address(), 10248));
+    let forward = Forward::to(&format!("http://{health}/"))?;
+    let get = async |to: SocketAddr| {
+        let script = format!("printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {} {}", to.ip(), to.port());
+        node.exec("default", "stays", "main", &["sh", "-c", &script]).await
+    };
+    let answer = get(forward.address()).await?;
+    ensure!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("ok"), "{answer}");
+    ensure!(get(health).await.is_err(), "a pod reaches loopback");
     let events = node.events_of("default", "stays").await?;
     ensure!(events.iter().any(|event| event.reason == "Started"), "{events:?}");
 
