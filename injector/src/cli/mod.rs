@@ -6,11 +6,10 @@ mod csi;
 mod notifier;
 mod provider;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use coffer_runtime::process::Exit;
+use coffer_runtime::command::{Failed, answer, complain};
 
 /// Secrets from AWS as volumes of pods, each fetched under its own pod's identity and kept fresh.
 #[derive(Debug, Parser)]
@@ -50,37 +49,6 @@ impl Arguments {
             Command::Provider(provider) => provider.run().into(),
         }
     }
-}
-
-/// A command that failed: the exit code, and what to say.
-struct Failed(Exit, String);
-
-#[expect(clippy::needless_pass_by_value, reason = "`map_err` passes by value")]
-impl Failed {
-    /// Says why, on standard error.
-    fn exit(self) -> Exit {
-        complain(&self.1);
-        self.0
-    }
-
-    fn usage(error: impl ToString) -> Self {
-        Self(Exit::Usage, error.to_string())
-    }
-
-    fn at_run_time(error: impl ToString) -> Self {
-        Self(Exit::Failed, error.to_string())
-    }
-}
-
-/// Prints what was asked for, on standard output.
-fn answer(text: &str) {
-    // A reader that has gone away (`| head`) is no failure of ours.
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// Prints why a command failed, on standard error.
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "error: {text}");
 }
 
 #[cfg(test)]

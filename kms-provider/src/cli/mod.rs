@@ -7,11 +7,10 @@ mod http;
 mod reader;
 mod serve;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use coffer_runtime::process::Exit;
+use coffer_runtime::command::Failed;
 
 /// Kubernetes' KMS plugin on AWS KMS: encrypts what an API server stores in etcd.
 ///
@@ -60,31 +59,6 @@ impl Arguments {
             Some(Command::Decrypt(decrypt)) => decrypt.run().into(),
         }
     }
-}
-
-/// A command that failed: the exit code, and what to say.
-struct Failed(Exit, String);
-
-#[expect(clippy::needless_pass_by_value, reason = "`map_err` passes by value")]
-impl Failed {
-    /// Says why, on standard error.
-    fn exit(self) -> Exit {
-        complain(&self.1);
-        self.0
-    }
-
-    fn usage(error: impl ToString) -> Self {
-        Self(Exit::Usage, error.to_string())
-    }
-
-    fn at_run_time(error: impl ToString) -> Self {
-        Self(Exit::Failed, error.to_string())
-    }
-}
-
-/// Prints why a command failed, on standard error.
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "error: {text}");
 }
 
 #[cfg(test)]

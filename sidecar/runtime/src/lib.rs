@@ -1,7 +1,8 @@
 //! What every Coffer process shares, and nothing else: AWS clients and credentials, secret
-//! memory, telemetry, and process life.
+//! memory, telemetry, process life, and how commands speak.
 
 pub mod aws;
+pub mod command;
 pub mod process;
 mod secret;
 pub mod telemetry;

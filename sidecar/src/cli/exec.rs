@@ -23,9 +23,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::Failed;
 use super::complain;
 use super::progress::Progress;
-use super::service::{Failed, Service, ServiceArguments, told};
+use super::service::{Service, ServiceArguments, refused, told};
 
 /// What stands for the environment where a volume has its path.
 const ENVIRONMENT: &str = "environment";
@@ -300,14 +301,14 @@ impl Exec {
         let journal = if self.audit { Journal::Stderr } else { Journal::Off };
         let service = Service::new(config, &env, file, journal, self.service.allow_disk, Some(told)).await?;
         service.announce(config);
-        let mut passing = Engine::open(Vec::new(), &service.shared).map_err(Failed::volume)?;
-        let mut engine = Engine::open(config.volumes.clone(), &service.shared).map_err(Failed::volume)?;
+        let mut passing = Engine::open(Vec::new(), &service.shared).map_err(refused)?;
+        let mut engine = Engine::open(config.volumes.clone(), &service.shared).map_err(refused)?;
         if !env.is_empty() {
             let (spec, names) = volume(env, config.refresh)?;
-            let handoff = Handoff::new(ENVIRONMENT, secrets.taker(names)).map_err(Failed::volume)?;
+            let handoff = Handoff::new(ENVIRONMENT, secrets.taker(names)).map_err(refused)?;
             // A program that is never started anew has no use for a newer environment: none is fetched.
             let engine = if matches!(self.restart, When::OnRotation) { &mut engine } else { &mut passing };
-            engine.add(spec, Box::new(handoff)).map_err(Failed::volume)?;
+            engine.add(spec, Box::new(handoff)).map_err(refused)?;
         }
         if self.start(config) == Start::Supervised {
             service.serve(self.listen.or(config.listen), config.probes).await?;

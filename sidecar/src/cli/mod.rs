@@ -8,12 +8,12 @@ mod run;
 mod service;
 mod status;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use coffer::reload::ConfigFile;
+use coffer_runtime::command::{Failed, answer, complain};
 
 /// Secrets from AWS Secrets Manager and Parameter Store, as files on tmpfs that stay fresh.
 #[derive(Debug, Parser)]
@@ -56,17 +56,6 @@ impl Arguments {
             Command::Install(install) => install.run().into(),
         }
     }
-}
-
-/// Prints an answer on standard output.
-fn answer(text: &str) {
-    // A reader that has gone away (`| head`) is no failure of ours.
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// Prints why a command failed, on standard error.
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "error: {text}");
 }
 
 /// The config file of a command.

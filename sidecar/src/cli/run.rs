@@ -12,8 +12,8 @@ use coffer_runtime::telemetry::{LogLevel, init_logs};
 use tokio::sync::watch;
 
 use super::progress::Progress;
-use super::service::{Failed, Service, ServiceArguments, told};
-use super::{ConfigArgument, complain};
+use super::service::{Service, ServiceArguments, refused, told};
+use super::{ConfigArgument, Failed};
 
 /// Publish the volumes of a config file, and keep them fresh until SIGTERM
 ///
@@ -61,13 +61,7 @@ impl Run {
             runtime.shutdown_background();
             result
         });
-        match result {
-            Ok(()) => Exit::Done,
-            Err(Failed(exit, text)) => {
-                complain(&text);
-                exit
-            }
-        }
+        result.map_or_else(Failed::exit, |()| Exit::Done)
     }
 
     async fn stay(self, config: Config) -> Result<(), Failed> {
@@ -107,7 +101,7 @@ impl Run {
             _ = shutdown.wait_for(|end| *end) => return Ok(()),
         };
         service.announce(&config);
-        let mut engine = Engine::open(config.volumes.clone(), &service.shared).map_err(Failed::volume)?;
+        let mut engine = Engine::open(config.volumes.clone(), &service.shared).map_err(refused)?;
         if !self.once {
             let listen = self.listen.or(config.listen).unwrap_or(DEFAULT_LISTEN);
             service.serve(Some(listen), config.probes).await?;

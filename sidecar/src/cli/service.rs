@@ -23,10 +23,10 @@ use coffer::status::Status;
 use coffer::volume::VolumeError;
 use coffer_runtime::VERSION;
 use coffer_runtime::aws::{Aws, Timeouts, session_name};
-use coffer_runtime::process::Exit;
 use coffer_runtime::telemetry::{Calls, LogFormat, Readiness, ops_router, serve};
 use tokio::net::TcpListener;
 
+use super::Failed;
 use super::status::status_route;
 
 /// Two answers of the rotation probe that restart a container lie at least so far apart.
@@ -48,25 +48,11 @@ pub(super) struct ServiceArguments {
     pub(super) log_format: LogFormat,
 }
 
-/// A command that failed: what to say, and the exit code.
-pub(super) struct Failed(pub(super) Exit, pub(super) String);
-
-#[expect(clippy::needless_pass_by_value, reason = "`map_err` passes by value")]
-impl Failed {
-    pub(super) fn usage(error: impl ToString) -> Self {
-        Self(Exit::Usage, error.to_string())
-    }
-
-    pub(super) fn at_run_time(error: impl ToString) -> Self {
-        Self(Exit::Failed, error.to_string())
-    }
-
-    /// A volume that was refused: for good, or only now.
-    pub(super) fn volume(error: VolumeError) -> Self {
-        match error {
-            VolumeError::Busy { .. } | VolumeError::Io { .. } => Self::at_run_time(error),
-            _ => Self::usage(error),
-        }
+/// A volume that was refused: for good, or only now.
+pub(super) fn refused(error: VolumeError) -> Failed {
+    match error {
+        VolumeError::Busy { .. } | VolumeError::Io { .. } => Failed::at_run_time(error),
+        _ => Failed::usage(error),
     }
 }
 

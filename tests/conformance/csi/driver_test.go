@@ -6,34 +6,25 @@
 package conformance
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	"coffer.dev/conformance/plugin"
 )
 
-const (
-	driverName = "csi.coffer.dev"
-
-	startWithin = 20 * time.Second
-	stopWithin  = 10 * time.Second
-)
+const driverName = "csi.coffer.dev"
 
 // A driver that runs, until it is stopped or the test ends.
 type driver struct {
 	// folder is the kubelet's.
-	folder  string
-	command *exec.Cmd
-	output  *output
-	ended   chan struct{}
+	folder string
+	*plugin.Process
 }
 
 // start runs the driver in a new folder of a kubelet, and waits until its socket takes connections.
@@ -49,57 +40,18 @@ func start(t testing.TB, flags ...string) *driver {
 			t.Fatal(err)
 		}
 	}
-	d := &driver{folder: folder, output: &output{}, ended: make(chan struct{})}
-	d.command = exec.Command(variable(t, "CSI_BINARY"), append([]string{
+	// It goes after the driver has ended.
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	command := exec.Command(plugin.Variable(t, "CSI_BINARY"), append([]string{
 		"csi", "--node-id=node-a", "--kubelet-dir=" + folder, "--listen=127.0.0.1:0", "--refresh=1h",
 	}, flags...)...)
-	d.command.Env = []string{
-		"AWS_REGION=" + variable(t, "AWS_REGION"),
-		"AWS_ENDPOINT_URL=" + variable(t, "AWS_ENDPOINT_URL"),
+	command.Env = []string{
+		"AWS_REGION=" + plugin.Variable(t, "AWS_REGION"),
+		"AWS_ENDPOINT_URL=" + plugin.Variable(t, "AWS_ENDPOINT_URL"),
 	}
-	d.command.Stdout, d.command.Stderr = d.output, d.output
-	if err := d.command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		d.command.Wait()
-		close(d.ended)
-	}()
-	t.Cleanup(func() {
-		d.command.Process.Kill()
-		<-d.ended
-		if t.Failed() {
-			t.Logf("the driver wrote:\n%s", d.output.text())
-		}
-		os.RemoveAll(folder)
-	})
-	deadline := time.Now().Add(startWithin)
-	for {
-		connection, err := net.Dial("unix", d.socket())
-		if err == nil {
-			connection.Close()
-			return d
-		}
-		select {
-		case <-d.ended:
-			t.Fatalf("the driver ended at start (%v):\n%s", d.command.ProcessState, d.output.text())
-		case <-time.After(5 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the driver does not listen on %s: %v\n%s", d.socket(), err, d.output.text())
-		}
-	}
-}
-
-// stop asks the driver to end, as the kubelet does, and waits for that.
-func (d *driver) stop(t testing.TB) {
-	t.Helper()
-	d.command.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-d.ended:
-	case <-time.After(stopWithin):
-		t.Fatalf("the driver still runs %v after SIGTERM", stopWithin)
-	}
+	d := &driver{folder, plugin.Run(t, command)}
+	d.Listens(t, d.socket())
+	return d
 }
 
 func (d *driver) socket() string {
@@ -138,8 +90,8 @@ func volumeContext(t testing.TB) map[string]string {
 	return map[string]string{
 		"spec": "[{name: password, from: 'secretsmanager:conformance/secret'}, " +
 			"{name: level, from: 'parameterstore:/conformance/parameter'}]",
-		"region":                                 variable(t, "AWS_REGION"),
-		"role-arn":                               variable(t, "ROLE_ARN"),
+		"region":                                 plugin.Variable(t, "AWS_REGION"),
+		"role-arn":                               plugin.Variable(t, "ROLE_ARN"),
 		"csi.storage.k8s.io/pod.name":            podName,
 		"csi.storage.k8s.io/pod.namespace":       namespace,
 		"csi.storage.k8s.io/pod.uid":             podUID,
@@ -175,30 +127,4 @@ func tokens(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return string(text)
-}
-
-func variable(t testing.TB, name string) string {
-	t.Helper()
-	value := os.Getenv(name)
-	if value == "" {
-		t.Fatal(name + " is not set; run these tests through `tests/run conformance`")
-	}
-	return value
-}
-
-type output struct {
-	mutex sync.Mutex
-	bytes bytes.Buffer
-}
-
-func (o *output) Write(text []byte) (int, error) {
-	o.mutex.Lock()
-	defer o.mutex.Unlock()
-	return o.bytes.Write(text)
-}
-
-func (o *output) text() string {
-	o.mutex.Lock()
-	defer o.mutex.Unlock()
-	return o.bytes.String()
 }

@@ -11,6 +11,7 @@ require (
 )
 
 require (
+	coffer.dev/conformance/plugin v0.0.0
 	github.com/Masterminds/semver/v3 v3.4.0 // indirect
 	github.com/go-logr/logr v1.4.3 // indirect
 	github.com/go-task/slim-sprig/v3 v3.0.0 // indirect
@@ -31,3 +32,5 @@ require (
 	gopkg.in/yaml.v2 v2.4.0 // indirect
 	k8s.io/klog/v2 v2.140.0 // indirect
 )
+
+replace coffer.dev/conformance/plugin => ../plugin

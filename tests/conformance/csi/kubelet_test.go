@@ -91,7 +91,7 @@ func TestKubeletRegistersTheDriver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	driver.stop(t)
+	driver.Stop(t)
 }
 
 // Every form in which grpc-go puts a path into `:authority`, and some that only others do.
@@ -212,5 +212,5 @@ func TestAVolumeByTheKubeletsMessages(t *testing.T) {
 			t.Fatalf("%s is still there: %v", target, err)
 		}
 	}
-	driver.stop(t)
+	driver.Stop(t)
 }

@@ -126,7 +126,7 @@ func runSanity(t *testing.T, tokensInSecrets bool) {
 	if watch.withoutFiles.Load() != 0 {
 		t.Errorf("%d publishes succeeded without the files", watch.withoutFiles.Load())
 	}
-	driver.stop(t)
+	driver.Stop(t)
 }
 
 func name(spec types.SpecReport) string {

@@ -1,4 +1,5 @@
-// Package plugin runs a KMS plugin as a node runs it, for clients that are not ours to test it with.
+// Package plugin runs our programs as a node runs them, above all a KMS plugin, for clients that are not ours to
+// test them with.
 //
 // It needs nothing but Go's standard library, so that modules on different releases of Kubernetes
 // share it. What it has to know comes by environment; tests/conformance/main.rs sets it.
@@ -22,22 +23,22 @@ const (
 )
 
 // Key is the ARN of the KMS key to use.
-func Key(t testing.TB) string { return variable(t, keyVariable) }
+func Key(t testing.TB) string { return Variable(t, keyVariable) }
 
 // OtherKey is the ARN of a second KMS key, of the same account.
-func OtherKey(t testing.TB) string { return variable(t, otherKeyVariable) }
+func OtherKey(t testing.TB) string { return Variable(t, otherKeyVariable) }
 
 // Endpoint is where KMS answers.
-func Endpoint(t testing.TB) string { return variable(t, endpointVariable) }
+func Endpoint(t testing.TB) string { return Variable(t, endpointVariable) }
 
 // Region is where both keys are.
-func Region(t testing.TB) string { return variable(t, regionVariable) }
+func Region(t testing.TB) string { return Variable(t, regionVariable) }
 
 // AccessKey names the account; the secret beside it is never verified.
-func AccessKey(t testing.TB) string { return variable(t, accountVariable) }
+func AccessKey(t testing.TB) string { return Variable(t, accountVariable) }
 
 // AEP is the path of an AWS Encryption Provider, or of what stands in for it.
-func AEP(t testing.TB) string { return variable(t, aepVariable) }
+func AEP(t testing.TB) string { return Variable(t, aepVariable) }
 
 // CofferOnly skips a test that checks what Coffer does beyond the AWS Encryption Provider, when the
 // plugin under test is the latter (which tests the tests).
@@ -51,7 +52,8 @@ func CofferOnly(t testing.TB, beyond string) {
 // IsAEP tells whether the plugin under test is the AWS Encryption Provider itself.
 func IsAEP() bool { return os.Getenv(kindVariable) == "aep" }
 
-func variable(t testing.TB, name string) string {
+// Variable is an environment variable that tests/conformance/main.rs sets.
+func Variable(t testing.TB, name string) string {
 	t.Helper()
 	value := os.Getenv(name)
 	if value == "" {
