@@ -4,6 +4,9 @@
 //! holds a Lease, with an overlap in which the old and the new CA both verify. Or files that another keeps
 //! ([`Files`]), such as cert-manager.
 
+mod files;
+mod own;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
