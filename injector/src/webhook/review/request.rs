@@ -137,8 +137,8 @@ impl<'a> Request<'a> {
         if values > MOST_VALUES {
             return Err(format!("the pod has {values} values; the webhook reads at most {MOST_VALUES}"));
         }
-        // It was read once, but for its depth.
-        let pod: Value = serde_json::from_str(text).map_err(|_| "the pod is nested too deeply".to_owned())?;
+        // It was read once, but for its depth, and for numbers and letters that cannot be.
+        let pod: Value = serde_json::from_str(text).map_err(|error| format!("the pod cannot be read: {error}"))?;
         let Some(object) = pod.as_object() else {
             return Err("`request.object` is no object; a pod was to be created".to_owned());
         };
