@@ -10,7 +10,9 @@
 
 pub mod annotations;
 pub mod certificates;
+pub mod metrics;
 pub mod mutation;
+pub mod native_sidecars;
 pub mod patch;
 pub mod review;
 pub mod server;

@@ -4,6 +4,16 @@
 //! holds a Lease, with an overlap in which the old and the new CA both verify. Or files that another keeps
 //! ([`Files`]), such as cert-manager.
 
+mod authority;
+mod certificate;
+mod configuration;
+mod files;
+mod leader;
+mod own;
+mod plan;
+mod shown;
+mod state;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,1 @@
+//! Reviews as they come, and as they should not.
