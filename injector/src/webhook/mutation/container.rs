@@ -83,7 +83,8 @@ impl Frame<'_> {
         }
         put("command", self.command(role));
         if role != Role::Install {
-            put("env", Value::Array(self.environment().into_iter().map(Value::Object).collect()));
+            // Here among the fields, as a person would write it.
+            put("env", Value::Null);
         }
         if role == Role::NativeSidecar {
             // By exec, as it listens on loopback only, where the kubelet's httpGet does not reach. Longer than
@@ -100,6 +101,7 @@ impl Frame<'_> {
         match role {
             Role::Install => container.put_mount(mount(PROGRAM, INSTALL_FOLDER, false)),
             _ => {
+                self.put_environment(&mut container);
                 container.put_mount(mount(SECRETS, &self.wish.path, false));
                 container.put_mount(config_mount());
                 self.identity.give(&mut container);
@@ -117,16 +119,15 @@ impl Frame<'_> {
     }
 
     /// The variables that are no identity.
-    fn environment(&self) -> Vec<Object> {
-        let from_field = |name: &str, path: &str| {
-            let from = json!({ "fieldRef": { "fieldPath": path } });
-            Object::from_iter([("name".to_owned(), json!(name)), ("valueFrom".to_owned(), from)])
-        };
+    fn put_environment(&self, container: &mut Container) {
         // They name the session in CloudTrail after the pod, and spread the looks of many pods in time.
-        let mut variables =
-            vec![from_field("POD_NAME", "metadata.name"), from_field("POD_NAMESPACE", "metadata.namespace")];
-        variables.extend(self.own_variables());
-        variables
+        for (name, path) in [("POD_NAME", "metadata.name"), ("POD_NAMESPACE", "metadata.namespace")] {
+            let from = json!({ "fieldRef": { "fieldPath": path } });
+            container.put_variable(Object::from_iter([("name".to_owned(), json!(name)), ("valueFrom".to_owned(), from)]));
+        }
+        for variable in self.own_variables() {
+            container.put_variable(variable);
+        }
     }
 
     /// What the settings and annotations say, last wins.

@@ -4,6 +4,7 @@
 //! variables. It leaves the variables of a container alone where any of them is defined, and containers that
 //! `eks.amazonaws.com/skip-containers` names altogether.
 
+use coffer_runtime::aws::is_role_arn;
 use serde_json::{Value, json};
 
 use crate::webhook::annotations::{Problem, Wish};
@@ -71,7 +72,7 @@ impl Identity {
             return Ok(Self::Own { role: role.clone(), is_asked_for: true });
         }
         match &surroundings.role {
-            Some(role) if role.starts_with("arn:") && role.contains(":role/") => {
+            Some(role) if is_role_arn(role) => {
                 return Ok(Self::Own { role: role.clone(), is_asked_for: false });
             }
             Some(role) => warnings.push(format!(

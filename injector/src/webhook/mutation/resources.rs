@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::webhook::annotations::{Content, Resources, Wish};
+use crate::webhook::annotations::{Content, Quantity, Resources, Wish};
 
 use super::draft::{Container, Draft, Object};
 use super::names::annotation;
@@ -55,23 +55,22 @@ pub(super) fn of_container(wish: &Resources, volume: u64, warnings: &mut Vec<Str
     let mut limits = wish.limits.clone();
     let least = MEMORY_LEAST_MIB * MIB + volume;
     match limits.get("memory").and_then(amount) {
-        #[expect(clippy::cast_precision_loss, reason = "to compare, and sizes are far smaller")]
-        Some(limit) if volume > 0 && limit < least as f64 => warnings.push(format!(
-            "{}: the files count to the memory of the container that writes them, up to {}; with a limit under {} it may be \
-             killed",
-            annotation("resources"),
-            quantity(volume),
-            quantity(least),
-        )),
-        Some(_) => {}
+        Some(limit) => {
+            if volume > 0 && limit.bytes().is_some_and(|limit| limit < least) {
+                warnings.push(format!(
+                    "{}: the files count to the memory of the container that writes them, up to {}; with a limit under {} it \
+                     may be killed",
+                    annotation("resources"),
+                    quantity(volume),
+                    quantity(least),
+                ));
+            }
+        }
         None => {
-            // Never under what is asked for.
             let ours = MEMORY_MIB * MIB + volume;
-            let asked = requests.get("memory").filter(|asked| {
-                #[expect(clippy::cast_precision_loss, reason = "to compare, and sizes are far smaller")]
-                let is_more = amount(asked).is_some_and(|asked| asked > ours as f64);
-                is_more
-            });
+            // Never under what is asked for.
+            let asked = requests.get("memory");
+            let asked = asked.filter(|asked| amount(asked).and_then(|asked| asked.bytes()).is_some_and(|asked| asked > ours));
             let limit = asked.cloned().unwrap_or_else(|| json!(quantity(ours)));
             limits.insert("memory".to_owned(), limit);
         }
@@ -109,35 +108,15 @@ fn is_guaranteed_alone(container: &Object) -> bool {
     ["cpu", "memory"].into_iter().all(|resource| {
         let of = |kind: &str| container.get("resources")?.get(kind)?.get(resource).and_then(amount);
         let (request, limit) = (of("requests"), of("limits"));
-        limit.is_some_and(|limit| limit > 0.0 && request.is_none_or(|request| request == limit))
+        limit.is_some_and(|limit| limit.milli() > 0 && request.is_none_or(|request| request == limit))
     })
 }
 
-/// A quantity as a number (apimachinery, pkg/api/resource), near enough to compare.
-fn amount(quantity: &Value) -> Option<f64> {
-    let text = match quantity {
-        Value::String(text) => text.as_str(),
-        Value::Number(number) => return number.as_f64(),
-        _ => return None,
-    };
-    const SUFFIXES: [(&str, f64); 15] = [
-        ("Ki", 1024.0),
-        ("Mi", 1_048_576.0),
-        ("Gi", 1_073_741_824.0),
-        ("Ti", 1_099_511_627_776.0),
-        ("Pi", 1_125_899_906_842_624.0),
-        ("Ei", 1_152_921_504_606_846_976.0),
-        ("n", 1e-9),
-        ("u", 1e-6),
-        ("m", 1e-3),
-        ("k", 1e3),
-        ("M", 1e6),
-        ("G", 1e9),
-        ("T", 1e12),
-        ("P", 1e15),
-        ("E", 1e18),
-    ];
-    let suffixed = SUFFIXES.iter().find_map(|(suffix, size)| Some((text.strip_suffix(suffix)?, *size)));
-    let (number, size) = suffixed.unwrap_or((text, 1.0));
-    Some(number.parse::<f64>().ok().filter(|number| number.is_finite())? * size)
+/// A quantity of a manifest.
+fn amount(quantity: &Value) -> Option<Quantity> {
+    match quantity {
+        Value::String(text) => Quantity::parse(text).ok(),
+        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
+        _ => None,
+    }
 }

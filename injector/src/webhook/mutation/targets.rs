@@ -1,6 +1,6 @@
 //! Which containers get the volume, or are wrapped.
 
-use crate::webhook::annotations::{Mode, Problem, Wish};
+use crate::webhook::annotations::{Mode, Problem, Wish, nearest};
 
 use super::draft::{At, Container, Draft};
 use super::mesh;
@@ -58,14 +58,8 @@ pub(super) fn choose(
 pub(super) fn no_such(kind: &str, name: &str, known: &[&str]) -> String {
     let shown: String = name.chars().take(64).collect();
     let shown = shown.escape_debug();
-    let near = known
-        .iter()
-        .filter(|_| name.len() <= 256)
-        .map(|known| (strsim::damerau_levenshtein(name, known), *known))
-        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
-        .min();
-    match near {
-        Some((_, near)) => format!("there is no {kind} `{shown}`; did you mean `{near}`?"),
+    match nearest(name, known.iter().copied()) {
+        Some(near) => format!("there is no {kind} `{shown}`; did you mean `{near}`?"),
         None if known.is_empty() => format!("there is no {kind} `{shown}`: the pod has no {kind}"),
         None => format!("there is no {kind} `{shown}`; there are {}", known.join(", ")),
     }
