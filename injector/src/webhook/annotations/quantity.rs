@@ -228,7 +228,7 @@ mod tests {
             ("1e", "is no quantity"),
             ("1e+", "is no quantity"),
             ("1e-+3", "is no quantity"),
-            ("9E", "is more than there can be"),
+            ("10E", "is more than there can be"),
             ("99999999999999999999999999999999999999999", "is more than there can be"),
             ("1e18Mi", "is no quantity"),
             ("5m\u{0}", "is no quantity"),
