@@ -113,7 +113,9 @@ impl ServingCertificate {
         let stream = self.connect(address, "http/1.1").await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let request = Request::post("/mutate").header(header::HOST, address.to_string()).body(Full::from(body.into()))?;
+        let request = Request::post("/mutate")
+            .header(header::HOST, address.to_string())
+            .body(Full::<Bytes>::from(body.into()))?;
         read(sender.send_request(request).await?).await
     }
 }
@@ -136,7 +138,7 @@ impl ReviewClient {
             .method(method)
             .uri(format!("https://{}{path}", self.host))
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::from(body.into()))?;
+            .body(Full::<Bytes>::from(body.into()))?;
         let answer = async {
             sender.ready().await?;
             read(sender.send_request(request).await?).await

@@ -18,7 +18,8 @@ async fn an_annotated_pod_is_changed_and_a_changed_one_is_not() -> Result<()> {
     ensure!(response["allowed"] == true && response["patchType"] == "JSONPatch", "{response}");
     ensure!(response["uid"] == review["request"]["uid"], "{response}");
     let changed = patched(&pod, &answer)?;
-    let names: Vec<_> = changed["spec"]["initContainers"].as_array().into_iter().flatten().map(|c| &c["name"]).collect();
+    let names: Vec<_> =
+        changed["spec"]["initContainers"].as_array().into_iter().flatten().map(|c| &c["name"]).collect();
     ensure!(names == ["coffer"], "{changed}");
 
     let again = client.review(&changed).await?;
@@ -33,7 +34,10 @@ async fn a_pod_that_asks_for_nothing_is_left_alone() -> Result<()> {
     let client = webhook.client().await?;
     for pod in [pod(&[]), pod(&[("inject", "false"), ("nonsense", "x")])] {
         let response = client.review(&pod).await?.response()?;
-        ensure!(response["allowed"] == true && response["patch"].is_null() && response["warnings"].is_null(), "{response}");
+        ensure!(
+            response["allowed"] == true && response["patch"].is_null() && response["warnings"].is_null(),
+            "{response}"
+        );
     }
     // Without a word of annotations, and with a spec that is none.
     for pod in [json!({"metadata": {}}), json!({"metadata": {"annotations": null}, "spec": 5})] {

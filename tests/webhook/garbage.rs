@@ -109,7 +109,10 @@ fn odd(rng: &mut Rng) -> Vec<u8> {
 
 fn any_pod(rng: &mut Rng) -> Value {
     const ANNOTATIONS: [(&str, &[&str]); 16] = [
-        ("files", &["- {name: a, from: 'secretsmanager:a'}", "files: [{name: a, from: 'parameterstore:/a'}]", "[", "- a"]),
+        (
+            "files",
+            &["- {name: a, from: 'secretsmanager:a'}", "files: [{name: a, from: 'parameterstore:/a'}]", "[", "- a"],
+        ),
         ("config", &["app", "app/key.yaml", "App", "a/b/c"]),
         ("mode", &["sidecar", "init", "exec", "Exec", ""]),
         ("containers", &["app", "app,app", "other", ","]),
@@ -140,7 +143,9 @@ fn any_pod(rng: &mut Rng) -> Value {
         1 => json!({"securityContext": {"fsGroup": 5, "runAsUser": 7}}),
         2 => json!({"shareProcessNamespace": true}),
         3 => json!({"restartPolicy": "Never", "hostNetwork": true}),
-        4 => json!({"volumes": [{"name": "aws-iam-token", "projected": {}}, {"name": "d", "persistentVolumeClaim": {}}]}),
+        4 => {
+            json!({"volumes": [{"name": "aws-iam-token", "projected": {}}, {"name": "d", "persistentVolumeClaim": {}}]})
+        }
         5 => json!({"nodeSelector": {"kubernetes.io/os": "windows"}}),
         _ => json!({}),
     };
@@ -196,8 +201,20 @@ fn value(rng: &mut Rng) -> Value {
 
 fn text(rng: &mut Rng) -> String {
     const TEXTS: [&str; 14] = [
-        "", "app", "coffer", "coffer-secrets", "coffer.dev/", "coffer.dev/inject", "coffer.dev/status", "true", "/", "a\nb",
-        "{", "- x: [", "\u{0}\u{7f}\u{feff}", "ä€😀",
+        "",
+        "app",
+        "coffer",
+        "coffer-secrets",
+        "coffer.dev/",
+        "coffer.dev/inject",
+        "coffer.dev/status",
+        "true",
+        "/",
+        "a\nb",
+        "{",
+        "- x: [",
+        "\u{0}\u{7f}\u{feff}",
+        "ä€😀",
     ];
     match rng.u8(..4) {
         0 => (0..rng.usize(..40)).map(|_| rng.char(..)).collect(),

@@ -8,9 +8,7 @@ use super::Settings;
 use super::access::Access;
 use super::draft::{Container, Object};
 use super::identity::{Identity, mount, variable};
-use super::names::{
-    CONFIG, CONFIG_FOLDER, CONFIG_KEY, INSTALL, ONCE, PROGRAM, PROGRAM_FOLDER, SECRETS, SIDECAR,
-};
+use super::names::{CONFIG, CONFIG_FOLDER, CONFIG_KEY, INSTALL, ONCE, PROGRAM, PROGRAM_FOLDER, SECRETS, SIDECAR};
 
 /// Where the program is installed by [`INSTALL`].
 const INSTALL_FOLDER: &str = "/coffer-bin";

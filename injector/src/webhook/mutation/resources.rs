@@ -32,7 +32,10 @@ pub(super) fn size_limit(wish: &Wish) -> (u64, String) {
             let bytes = bytes.div_ceil(MIB).saturating_mul(MIB);
             (bytes, "two sets of these files at their largest".to_owned())
         }
-        None => (UNKNOWN_MIB * MIB, "how large the files may be is not known here; `coffer.dev/size-limit` can say it".to_owned()),
+        None => (
+            UNKNOWN_MIB * MIB,
+            "how large the files may be is not known here; `coffer.dev/size-limit` can say it".to_owned(),
+        ),
     }
 }
 

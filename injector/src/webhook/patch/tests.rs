@@ -48,7 +48,10 @@ fn lists_without_names_are_compared_from_both_ends() {
         steps(json!(["server", "--port=1"]), json!(["coffer", "--", "server", "--port=1"])),
         [r#"{"op":"add","path":"/0","value":"coffer"}"#, r#"{"op":"add","path":"/1","value":"--"}"#]
     );
-    assert_eq!(steps(json!([1, 2, 3, 4]), json!([1, 4])), [r#"{"op":"remove","path":"/2"}"#, r#"{"op":"remove","path":"/1"}"#]);
+    assert_eq!(
+        steps(json!([1, 2, 3, 4]), json!([1, 4])),
+        [r#"{"op":"remove","path":"/2"}"#, r#"{"op":"remove","path":"/1"}"#]
+    );
     let doubled = json!([{ "name": "a" }, { "name": "a" }]);
     assert_eq!(steps(doubled, json!([{ "name": "a" }])), [r#"{"op":"remove","path":"/1"}"#]);
 }
@@ -63,7 +66,10 @@ fn keys_are_escaped() {
 
 #[test]
 fn another_type_is_replaced_whole() {
-    assert_eq!(steps(json!({ "a": [1] }), json!({ "a": { "0": 1 } })), [r#"{"op":"replace","path":"/a","value":{"0":1}}"#]);
+    assert_eq!(
+        steps(json!({ "a": [1] }), json!({ "a": { "0": 1 } })),
+        [r#"{"op":"replace","path":"/a","value":{"0":1}}"#]
+    );
     assert_eq!(steps(json!(null), json!([])), [r#"{"op":"replace","path":"","value":[]}"#]);
 }
 
@@ -86,7 +92,8 @@ fn value() -> impl Strategy<Value = Value> {
         "[ab~/]{0,2}".prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 48, 6, |inner| {
-        let named = ("[a-e]", "[a-c]", inner.clone()).prop_map(|(name, key, value)| json!({ "name": name, key: value }));
+        let named =
+            ("[a-e]", "[a-c]", inner.clone()).prop_map(|(name, key, value)| json!({ "name": name, key: value }));
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
             proptest::collection::vec(named, 0..6).prop_map(Value::from),
