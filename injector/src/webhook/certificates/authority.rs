@@ -51,7 +51,7 @@ impl Authority {
         let own = certificates.iter().find(|certificate| certificate.public_key().as_ref() == Some(&public));
         let certificate = own.ok_or("its certificate is not in `ca.crt`")?.clone();
         // What it signs names its issuer as ours are called.
-        if !certificate.has_subject_of(&Self::sign_itself(&key, 0, SKEW)?) {
+        if !certificate.has_subject_of(&Self::sign_itself(&key, 2 * SKEW, 3 * SKEW)?) {
             return Err("its certificate is not one that Coffer makes".to_owned());
         }
         Ok(Self { certificate, key })
@@ -145,7 +145,7 @@ impl std::fmt::Debug for Leaf {
 /// From [`SKEW`] before `now` until `ends`.
 fn set_times(params: &mut CertificateParams, now: i64, ends: i64) {
     let at = |seconds: i64| {
-        let seconds = u64::try_from(seconds).unwrap_or(0).min(LAST);
+        let seconds = u64::try_from(seconds).unwrap_or(0).clamp(1, LAST);
         date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds)
     };
     params.not_before = at(now.saturating_sub(SKEW));

@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::authority::Leaf;
-use super::certificate::{Certificate, now};
+use super::certificate::now;
 use super::configuration::{Hooks, Whose};
-use super::plan::{Sight, Step, Wanted, plan};
+use super::plan::{Clocks, Due, Settled, Step, Wanted};
 use super::state::State;
 use crate::kubernetes::{KubernetesError, ObjectName, Verb};
 
@@ -43,21 +43,6 @@ pub(super) struct Leader {
     pub(super) trouble: watch::Sender<Option<String>>,
 }
 
-/// What the API server trusts and since when that has been so.
-struct Settled {
-    trusted: Vec<Certificate>,
-    signing: Option<Certificate>,
-    since: Instant,
-}
-
-/// What there is to be done, by some view of the two objects.
-enum Due {
-    Nothing,
-    /// The API server is to trust what the Secret says.
-    Tell,
-    Do(Step),
-}
-
 impl Leader {
     /// Leads until it is to end.
     pub(super) async fn run(&self, mut ended: watch::Receiver<bool>) {
@@ -80,7 +65,7 @@ impl Leader {
             let seen = (secret.borrow_and_update().clone(), configuration.borrow_and_update().clone());
             shown.mark_unchanged();
             let (state, _) = read(seen.0.as_deref());
-            let due = self.due(&state, seen.1.as_deref(), &mut settled);
+            let due = self.due(&state, self.hooks(seen.1.as_deref()).as_ref(), &mut settled);
             let done = match due {
                 Due::Nothing if !look => Ok(true),
                 _ => self.act(&mut settled).await,
@@ -109,39 +94,13 @@ impl Leader {
         }
     }
 
-    /// What there is to be done, as things are seen to be.
-    fn due(
-        &self,
-        state: &State,
-        configuration: Option<&MutatingWebhookConfiguration>,
-        settled: &mut Option<Settled>,
-    ) -> Due {
-        let hooks = configuration.and_then(|configuration| Hooks::of(configuration, &self.whose).ok());
-        let tells = hooks.as_ref().is_some_and(|hooks| hooks.trust_only(&state.trusted));
-        let signing = state.signing.as_ref().map(|signing| &signing.certificate);
-        let still = settled.take().filter(|before| before.trusted == state.trusted && before.signing.as_ref() == signing);
-        *settled = tells.then(|| {
-            still.unwrap_or_else(|| Settled {
-                trusted: state.trusted.clone(),
-                signing: signing.cloned(),
-                since: Instant::now(),
-            })
-        });
-        let now = now();
-        let takes = |leaf: Option<&Leaf>| match (&hooks, leaf) {
-            (Some(hooks), Some(leaf)) => hooks.take(&leaf.chain, now).is_ok(),
-            _ => false,
-        };
-        let sight = Sight {
-            settled: settled.as_ref().map(|settled| settled.since.elapsed()),
-            takes_shown: takes(self.shown.borrow().as_ref()),
-            takes_leaf: takes(state.leaf.as_ref()),
-        };
-        match plan(state, &self.wanted, sight, now) {
-            Some(step) => Due::Do(step),
-            None if hooks.is_some() && !tells => Due::Tell,
-            None => Due::Nothing,
-        }
+    fn due(&self, state: &State, hooks: Option<&Hooks>, settled: &mut Option<Settled>) -> Due {
+        let clocks = Clocks { steady: Instant::now(), wall: now() };
+        Due::of(state, hooks, self.shown.borrow().as_ref(), &self.wanted, settled, clocks)
+    }
+
+    fn hooks(&self, configuration: Option<&MutatingWebhookConfiguration>) -> Option<Hooks> {
+        configuration.and_then(|configuration| Hooks::of(configuration, &self.whose).ok())
     }
 
     /// Does what there is to be done, by what the API server says now and not by what was heard last. Whether it is
@@ -157,8 +116,8 @@ impl Leader {
             Err(error) => (None, Some(error.to_string())),
         };
         let (state, faults) = read(found.as_ref());
-        let hooks = configuration.as_ref().and_then(|configuration| Hooks::of(configuration, &self.whose).ok());
-        let state = match self.due(&state, configuration.as_ref(), settled) {
+        let hooks = self.hooks(configuration.as_ref());
+        let state = match self.due(&state, hooks.as_ref(), settled) {
             Due::Nothing | Due::Tell => state,
             Due::Do(step) => {
                 self.tell(step, found.as_ref(), &faults);

@@ -15,9 +15,11 @@
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
+use tokio::time::Instant;
 
-use super::authority::SKEW;
+use super::authority::{Leaf, SKEW};
 use super::certificate::{Certificate, verify};
+use super::configuration::Hooks;
 use super::state::State;
 
 /// What is to be done.
@@ -49,6 +51,73 @@ pub(super) struct Wanted {
     pub(super) authority: i64,
     /// How long everyone is given to hear of a change.
     pub(super) overlap: Duration,
+}
+
+/// What there is for the leader to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Nothing.
+    Nothing,
+    /// The API server is to trust what the Secret says.
+    Tell,
+    /// A step, and then that.
+    Do(Step),
+}
+
+/// What the API server trusts, and since when the leader has seen it so.
+#[derive(Debug)]
+pub(super) struct Settled {
+    trusted: Vec<Certificate>,
+    signing: Option<Certificate>,
+    since: Instant,
+}
+
+/// How late it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clocks {
+    /// By the clock that nobody sets.
+    pub(super) steady: Instant,
+    /// In seconds since 1970.
+    pub(super) wall: i64,
+}
+
+impl Due {
+    /// What it is by what the Secret says, by our webhooks as the API server has them, and by what this replica
+    /// shows. `settled` is what was known before, and is brought up to now.
+    pub(super) fn of(
+        state: &State,
+        hooks: Option<&Hooks>,
+        shown: Option<&Leaf>,
+        wanted: &Wanted,
+        settled: &mut Option<Settled>,
+        clocks: Clocks,
+    ) -> Self {
+        let tells = hooks.is_some_and(|hooks| hooks.trust_only(&state.trusted));
+        let signing = state.signing.as_ref().map(|signing| &signing.certificate);
+        let is_so = |before: &Settled| before.trusted == state.trusted && before.signing.as_ref() == signing;
+        let still = settled.take().filter(is_so);
+        *settled = tells.then(|| {
+            still.unwrap_or_else(|| Settled {
+                trusted: state.trusted.clone(),
+                signing: signing.cloned(),
+                since: clocks.steady,
+            })
+        });
+        let takes = |leaf: Option<&Leaf>| match (hooks, leaf) {
+            (Some(hooks), Some(leaf)) => hooks.take(&leaf.chain, clocks.wall).is_ok(),
+            _ => false,
+        };
+        let sight = Sight {
+            settled: settled.as_ref().map(|settled| clocks.steady.saturating_duration_since(settled.since)),
+            takes_shown: takes(shown),
+            takes_leaf: takes(state.leaf.as_ref()),
+        };
+        match plan(state, wanted, sight, clocks.wall) {
+            Some(step) => Self::Do(step),
+            None if hooks.is_some() && !tells => Self::Tell,
+            None => Self::Nothing,
+        }
+    }
 }
 
 /// What the API server is known to make of things.
@@ -105,9 +174,8 @@ pub(super) fn plan(state: &State, wanted: &Wanted, sight: Sight, now: i64) -> Op
             return Some(Step::Join);
         }
     }
-    let ends = signing.map(|signing| signing.ends.min(now.saturating_add(wanted.leaf)));
-    // Toward the end of its CA a new leaf would end when the old one does.
-    let gains = ends.is_some_and(|ends| ends > leaf.certificate().ends);
+    // One that ends with its CA gains nothing from being made again.
+    let gains = signing.is_some_and(|signing| signing.ends > leaf.certificate().ends);
     (gains && is_due(leaf.certificate(), wanted.leaf, now)).then_some(Step::Leaf)
 }
 
@@ -121,3 +189,6 @@ fn is_due(certificate: &Certificate, wanted: i64, now: i64) -> bool {
     let early = (life / 20).saturating_mul(chance) / 255;
     now >= made.saturating_add(life / 3 * 2 + life % 3 * 2 / 3).saturating_sub(early)
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,11 @@ impl Shown {
     /// Offers what is to be shown.
     pub(super) fn offer(&mut self, leaf: Option<&Leaf>, hooks: Option<&Hooks>, now: i64) {
         let Some(leaf) = leaf else { return };
-        if !is_better(leaf, self.leaf.as_ref(), hooks, now) {
+        let takes = |leaf: &Leaf| match hooks {
+            Some(hooks) => hooks.take(&leaf.chain, now).is_ok(),
+            None => leaf.certificate().is_valid(now),
+        };
+        if !is_better(leaf, self.leaf.as_ref(), takes) {
             return;
         }
         tracing::info!(ends = leaf.certificate().ends, "another certificate is shown");
@@ -71,15 +75,8 @@ impl Shown {
     }
 }
 
-/// Whether `offered` is to be shown in place of `shown`.
-fn is_better(offered: &Leaf, shown: Option<&Leaf>, hooks: Option<&Hooks>, now: i64) -> bool {
+/// Whether `offered` is to be shown in place of `shown`, by which of them the API server `takes`.
+pub(super) fn is_better(offered: &Leaf, shown: Option<&Leaf>, takes: impl Fn(&Leaf) -> bool) -> bool {
     let Some(shown) = shown else { return true };
-    if shown.chain == offered.chain {
-        return false;
-    }
-    let takes = |leaf: &Leaf| match hooks {
-        Some(hooks) => hooks.take(&leaf.chain, now).is_ok(),
-        None => leaf.certificate().is_valid(now),
-    };
-    takes(offered) || !takes(shown)
+    shown.chain != offered.chain && (takes(offered) || !takes(shown))
 }
