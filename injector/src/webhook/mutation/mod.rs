@@ -209,9 +209,29 @@ fn apply(
                 .to_owned(),
         );
     }
+    problems.extend(access.as_ref().and_then(|access| too_long(&draft, wish, access)));
     let (Some(access), Some(identity), true) = (access, identity, problems.is_empty()) else { return Err(problems) };
     let writing = Writing { wish, settings, surroundings, place, targets, access, identity, former };
     Ok(writing.write(draft, warnings))
+}
+
+/// Whether the config file has no room among the annotations.
+fn too_long(draft: &Draft, wish: &Wish, access: &Access) -> Option<Problem> {
+    /// Bytes of all annotations (apimachinery, pkg/api/validation, `TotalAnnotationSizeLimitB`).
+    const MOST: usize = 256 * 1024;
+    /// What the status and the names take, and a list of containers.
+    const RESERVE: usize = 4096;
+    let Content::Inline(inline) = &wish.content else { return None };
+    let others = draft.annotations.iter().filter(|(name, _)| *name != names::INJECTED_CONFIG);
+    let others: usize = others.map(|(name, value)| name.len() + value.as_str().unwrap_or_default().len()).sum();
+    let all = others + inline.text(access.mode).len() + RESERVE;
+    (all > MOST).then(|| Problem {
+        annotation: names::annotation("files"),
+        text: format!(
+            "with the config file that is made of it, the pod's annotations would hold {all} bytes, and Kubernetes takes \
+             {MOST}; put the list of files into a ConfigMap and name it in `coffer.dev/config`"
+        ),
+    })
 }
 
 fn is_windows(draft: &Draft) -> bool {

@@ -81,9 +81,11 @@ struct Resource<'a> {
 
 impl<'a> Request<'a> {
     pub(super) fn read(body: &'a [u8]) -> Result<Self, Bad> {
+        // What is passed over is not looked at so closely later on.
+        let text = std::str::from_utf8(body).map_err(|_| Bad::NoReview("the body is no UTF-8".to_owned()))?;
         // Where it fails, and not with which words: those may quote what is read.
         let place = |error: &serde_json::Error| format!("line {}, column {}", error.line(), error.column());
-        let review: Review<'a> = serde_json::from_slice(body).map_err(|error| {
+        let review: Review<'a> = serde_json::from_str(text).map_err(|error| {
             let at = place(&error);
             Bad::NoReview(match error.classify() {
                 serde_json::error::Category::Data => format!("the JSON is no AdmissionReview ({at})"),

@@ -138,9 +138,11 @@ impl Life {
         UnderWay(Arc::clone(self))
     }
 
-    /// When the client was answered last.
-    pub(super) fn last_answer(&self) -> Instant {
-        self.lock().answered
+    /// In this order clients have to leave when there are too many: first those who have never had an answer, then
+    /// those whose last one is longest ago.
+    pub(super) fn worth(&self) -> (bool, Instant) {
+        let state = self.lock();
+        (state.served, state.answered)
     }
 
     /// Waits until the client has been silent for longer than it may.

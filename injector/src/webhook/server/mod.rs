@@ -10,7 +10,7 @@
 //! | one that has had an answer, and is silent | [`IDLE`] |
 //! | a request's body | [`MOST_BYTES`](super::review::MOST_BYTES), in [`body::PATIENCE`] |
 //! | all bodies at a time | [`body::MOST_AT_ONCE`] |
-//! | connections | [`MOST`]; a new one takes the place of the one that has had no answer for longest |
+//! | connections | [`MOST`]; a new one takes the place of one that has had no answer yet, or none for longest |
 
 mod body;
 mod connection;
@@ -130,10 +130,10 @@ impl Clients {
         }
     }
 
-    /// Cuts the one that has had no answer for longest.
+    /// Cuts the one that can best be spared.
     fn cut_one(&mut self, metrics: &Metrics) {
-        let longest = self.open.iter().min_by_key(|(_, (life, _))| life.last_answer()).map(|(id, _)| *id);
-        if let Some((_, task)) = longest.and_then(|id| self.open.remove(&id)) {
+        let least = self.open.iter().min_by_key(|(_, (life, _))| life.worth()).map(|(id, _)| *id);
+        if let Some((_, task)) = least.and_then(|id| self.open.remove(&id)) {
             task.abort();
             metrics.cut(Cut::Crowded);
         }
