@@ -143,7 +143,10 @@ impl Leader {
         let (verb, written) = if let Some(mut secret) = found {
             // With the version that was read: should another be quicker, this is refused.
             state.write(secret.data.get_or_insert_default());
-            (Verb::Update, self.asked(Verb::Update, &self.secret, self.secrets.replace(&self.secret.name, &params, &secret)).await)
+            (
+                Verb::Update,
+                self.asked(Verb::Update, &self.secret, self.secrets.replace(&self.secret.name, &params, &secret)).await,
+            )
         } else {
             let mut secret = Secret {
                 metadata: ObjectMeta { name: Some(self.secret.name.clone()), ..ObjectMeta::default() },

@@ -168,7 +168,8 @@ impl Replica {
             let configuration = self.followed_configuration.borrow_and_update().clone();
             let hooks = configuration.as_deref().map(|configuration| Hooks::of(configuration, &self.whose));
             let secret = self.followed_secret.borrow_and_update().clone();
-            let (state, _) = secret.as_deref().and_then(|secret| secret.data.as_ref()).map(State::read).unwrap_or_default();
+            let (state, _) =
+                secret.as_deref().and_then(|secret| secret.data.as_ref()).map(State::read).unwrap_or_default();
             let known = hooks.as_ref().and_then(|hooks| hooks.as_ref().ok());
             self.shown.offer(state.leaf.as_ref(), known, now());
             self.tell_leader();
@@ -226,14 +227,18 @@ impl Replica {
             }
         };
         let mut causes = vec![problem];
-        causes.extend([&self.secret_failing, &self.configuration_failing].iter().filter_map(|failing| {
-            failing.borrow().as_ref().map(ToString::to_string)
-        }));
+        causes.extend(
+            [&self.secret_failing, &self.configuration_failing]
+                .iter()
+                .filter_map(|failing| failing.borrow().as_ref().map(ToString::to_string)),
+        );
         match &*self.standing.borrow() {
             Standing::Leading => causes.extend(self.troubled.borrow().clone()),
             Standing::Failing(error) => causes.push(error.to_string()),
             Standing::Starting => {}
-            Standing::StandingBy => causes.push(format!("the holder of {} puts it right, or its log says why not", self.lease)),
+            Standing::StandingBy => {
+                causes.push(format!("the holder of {} puts it right, or its log says why not", self.lease))
+            }
         }
         causes.dedup();
         Err(causes.join("; "))

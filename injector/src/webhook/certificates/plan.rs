@@ -161,9 +161,11 @@ pub(super) fn plan(state: &State, wanted: &Wanted, sight: Sight, now: i64) -> Op
     }
     let signed_by = |signing: &&Certificate| {
         let only = [(*signing).clone()];
-        wanted.names.first().and_then(|name| ServerName::try_from(name.as_str()).ok()).is_some_and(|name| {
-            verify(&leaf.chain, &only, &name, now).is_ok()
-        })
+        wanted
+            .names
+            .first()
+            .and_then(|name| ServerName::try_from(name.as_str()).ok())
+            .is_some_and(|name| verify(&leaf.chain, &only, &name, now).is_ok())
     };
     if next.is_none() {
         let alone = signing.filter(signed_by).filter(|_| settled);
