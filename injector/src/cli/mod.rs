@@ -4,7 +4,9 @@ mod check;
 mod common;
 mod csi;
 mod notifier;
+mod pod_arguments;
 mod provider;
+mod render;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -39,6 +41,7 @@ enum Command {
     Csi(Box<csi::Csi>),
     Notifier(Box<notifier::Notify>),
     Provider(Box<provider::ProviderCommand>),
+    Render(Box<render::Render>),
 }
 
 impl Arguments {
@@ -48,6 +51,7 @@ impl Arguments {
             Command::Csi(csi) => csi.run().into(),
             Command::Notifier(notifier) => notifier.run().into(),
             Command::Provider(provider) => provider.run().into(),
+            Command::Render(render) => render.run().into(),
         }
     }
 }
