@@ -4,8 +4,9 @@ mod check;
 mod common;
 mod csi;
 mod notifier;
-mod pod;
+mod pod_arguments;
 mod provider;
+mod render;
 mod webhook;
 
 use std::io::Write;
@@ -41,6 +42,7 @@ enum Command {
     Csi(Box<csi::Csi>),
     Notifier(Box<notifier::Notify>),
     Provider(Box<provider::ProviderCommand>),
+    Render(Box<render::Render>),
     Webhook(Box<webhook::Webhook>),
 }
 
@@ -51,6 +53,7 @@ impl Arguments {
             Command::Csi(csi) => csi.run().into(),
             Command::Notifier(notifier) => notifier.run().into(),
             Command::Provider(provider) => provider.run().into(),
+            Command::Render(render) => render.run().into(),
             Command::Webhook(webhook) => webhook.run().into(),
         }
     }
