@@ -113,6 +113,9 @@ pub(super) fn verify(
     match parsed.verify_for_usage(algorithms(), &trusted, &between, time, usage, None, None) {
         Ok(_) => Ok(()),
         Err(Error::UnknownIssuer) => Err("its CA is not among those that are trusted there".to_owned()),
+        Err(Error::InvalidSignatureForPublicKey) => {
+            Err("a CA of that name is trusted there, but it is not the one that signed it".to_owned())
+        }
         Err(error) => Err(format!("{error}")),
     }
 }
