@@ -4,8 +4,9 @@ mod check;
 mod common;
 mod csi;
 mod notifier;
-mod pod;
+mod pod_arguments;
 mod provider;
+mod render;
 mod webhook;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ enum Command {
     Csi(Box<csi::Csi>),
     Notifier(Box<notifier::Notify>),
     Provider(Box<provider::ProviderCommand>),
+    Render(Box<render::Render>),
     Webhook(Box<webhook::Webhook>),
 }
 
@@ -50,6 +52,7 @@ impl Arguments {
             Command::Csi(csi) => csi.run().into(),
             Command::Notifier(notifier) => notifier.run().into(),
             Command::Provider(provider) => provider.run().into(),
+            Command::Render(render) => render.run().into(),
             Command::Webhook(webhook) => webhook.run().into(),
         }
     }

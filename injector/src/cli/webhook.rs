@@ -25,6 +25,7 @@ use tokio::time::sleep;
 
 use super::Failed;
 use super::common::{GRACE, ProcessArguments};
+use super::pod_arguments::{NativeSidecars, PodArguments};
 
 /// Add the sidecar to pods that ask for it by annotations
 ///
@@ -33,12 +34,7 @@ use super::common::{GRACE, ProcessArguments};
 #[derive(Debug, clap::Args)]
 pub(super) struct Webhook {
     #[command(flatten)]
-    pod: super::pod::PodArguments,
-
-    /// Whether pods get native sidecars (init containers that go on running); auto: where the API server is
-    /// 1.29 or newer
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    native_sidecars: When,
+    pod: PodArguments,
 
     /// Serve /mutate here, over TLS
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9443")]
@@ -108,14 +104,6 @@ struct CertificateArguments {
     identity: Option<String>,
 }
 
-/// Whether something is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum When {
-    Auto,
-    Always,
-    Never,
-}
-
 impl Webhook {
     pub(super) fn run(&self) -> Exit {
         self.start().map_or_else(Failed::exit, |()| Exit::Done)
@@ -130,6 +118,7 @@ impl Webhook {
     }
 
     async fn serve(&self) -> Result<(), Failed> {
+        let settings = self.pod.settings()?;
         let mut termination = Termination::listen().map_err(Failed::at_run_time)?;
         let http = self.process.listener().await?;
         let https = TcpListener::bind(self.bind).await.map_err(|error| {
@@ -143,7 +132,7 @@ impl Webhook {
 
         let metrics = Metrics::default();
         let kubernetes = kubernetes.map(|kubernetes| kubernetes.as_ref().clone());
-        let reviewer = Reviewer::new(self.pod.settings(), kubernetes, native.clone());
+        let reviewer = Reviewer::new(settings, kubernetes, native.clone());
         let server = Server::new(reviewer, &certificates, metrics.clone()).map_err(Failed::at_run_time)?;
         tracing::info!(address = %self.bind, "coffer-injector {VERSION} webhook starts");
 
@@ -167,10 +156,10 @@ impl Webhook {
 
     /// What is known of native sidecars, as it changes.
     fn native_sidecars(&self, kubernetes: Option<&Kubernetes>) -> watch::Receiver<Option<bool>> {
-        match (self.native_sidecars, kubernetes) {
-            (When::Auto, Some(kubernetes)) => native_sidecars::follow(kubernetes.client()),
-            (When::Always | When::Auto, _) => watch::channel(Some(true)).1,
-            (When::Never, _) => watch::channel(Some(false)).1,
+        match (self.pod.native_sidecars, kubernetes) {
+            (NativeSidecars::Auto, Some(kubernetes)) => native_sidecars::follow(kubernetes.client()),
+            (NativeSidecars::Always | NativeSidecars::Auto, _) => watch::channel(Some(true)).1,
+            (NativeSidecars::Never, _) => watch::channel(Some(false)).1,
         }
     }
 }

@@ -123,7 +123,8 @@ impl Frame<'_> {
         // They name the session in CloudTrail after the pod, and spread the looks of many pods in time.
         for (name, path) in [("POD_NAME", "metadata.name"), ("POD_NAMESPACE", "metadata.namespace")] {
             let from = json!({ "fieldRef": { "fieldPath": path } });
-            container.put_variable(Object::from_iter([("name".to_owned(), json!(name)), ("valueFrom".to_owned(), from)]));
+            container
+                .put_variable(Object::from_iter([("name".to_owned(), json!(name)), ("valueFrom".to_owned(), from)]));
         }
         for variable in self.own_variables() {
             container.put_variable(variable);

@@ -70,7 +70,8 @@ pub(super) fn of_container(wish: &Resources, volume: u64, warnings: &mut Vec<Str
             let ours = MEMORY_MIB * MIB + volume;
             // Never under what is asked for.
             let asked = requests.get("memory");
-            let asked = asked.filter(|asked| amount(asked).and_then(|asked| asked.bytes()).is_some_and(|asked| asked > ours));
+            let asked =
+                asked.filter(|asked| amount(asked).and_then(|asked| asked.bytes()).is_some_and(|asked| asked > ours));
             let limit = asked.cloned().unwrap_or_else(|| json!(quantity(ours)));
             limits.insert("memory".to_owned(), limit);
         }

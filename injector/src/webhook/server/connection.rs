@@ -85,15 +85,21 @@ impl Connection {
             }
         });
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-        tokio::select! {
+        let idle = tokio::select! {
             // How a connection ends is its client's affair.
             _ = connection.as_mut() => return,
-            () = self.life.silent() => self.metrics.cut(Cut::Idle),
-            () = ends(&mut self.ending) => {}
-        }
+            () = self.life.silent() => true,
+            () = ends(&mut self.ending) => false,
+        };
         connection.as_mut().graceful_shutdown();
-        // Nothing is under way where it was silent, but one that does not take the GOAWAY has to be left all the same.
-        let _ = timeout(HANDSHAKE, connection).await;
+        if idle {
+            self.metrics.cut(Cut::Idle);
+            // Nothing is under way, but one that does not take the GOAWAY has to be left all the same.
+            let _ = timeout(HANDSHAKE, connection).await;
+        } else {
+            // However long that takes: the server itself has an end.
+            let _ = connection.await;
+        }
     }
 }
 
