@@ -20,7 +20,6 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-
 use std::collections::BTreeMap;
 
 use coffer::file::Mode;

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn settings_are_what_the_flags_say() {
-        let said = parse(&["--image=x:1", "--image-pull-policy=Always", "--run-as-user=none", "--container-env=A=b=c"]).unwrap();
+        let said = parse(&["--image=x:1", "--image-pull-policy=Always", "--run-as-user=none", "--container-env=A=b=c"])
+            .unwrap();
         let Ok(settings) = said.settings() else { panic!("settings") };
         assert_eq!((settings.image.as_str(), settings.pull_policy.as_deref()), ("x:1", Some("Always")));
         assert_eq!((settings.run_as_user, settings.env), (None, vec![("A".to_owned(), "b=c".to_owned())]));

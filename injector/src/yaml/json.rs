@@ -25,8 +25,9 @@ impl Node {
             Meaning::Bool(value) => Value::Bool(value),
             Meaning::Text(text) => Value::String(text),
             Meaning::Number(text) => {
-                let number = number(&text, &scalar.text).ok_or_else(|| {
-                    Fault { place: self.place, text: format!("`{text}` is no number that JSON knows; write a text in quotes") }
+                let number = number(&text, &scalar.text).ok_or_else(|| Fault {
+                    place: self.place,
+                    text: format!("`{text}` is no number that JSON knows; write a text in quotes"),
                 })?;
                 Value::Number(number)
             }
@@ -76,7 +77,19 @@ mod tests {
     fn scalars_are_what_kubernetes_makes_of_them() {
         let text = "[yes, 'yes', 0440, '0440', 0x1F, 1e3, 1.5, -7, 18446744073709551615, ~, 1_000, 12:30, 2001-01-01]";
         let expected = json!([
-            true, "yes", 288, "0440", 31, 1000, 1.5, -7, 18_446_744_073_709_551_615_u64, null, 1000, "12:30", "2001-01-01"
+            true,
+            "yes",
+            288,
+            "0440",
+            31,
+            1000,
+            1.5,
+            -7,
+            18_446_744_073_709_551_615_u64,
+            null,
+            1000,
+            "12:30",
+            "2001-01-01"
         ]);
         assert_eq!(read(text), expected);
         assert!(first("a: .inf").unwrap().0.unwrap().json().unwrap_err().text.contains("no number that JSON knows"));
@@ -103,11 +116,81 @@ mod tests {
 
     fn text() -> impl Strategy<Value = String> {
         let traps = prop::sample::select(vec![
-            "yes", "no", "on", "off", "y", "n", "true", "True", "null", "~", "", " ", "0440", "1e3", "1_000", "0x1F", "0b1",
-            "0o7", "12:30:45", "2001-01-01", "2001-01-01T00:00:00Z", ".inf", ".nan", "-", "--- a", "---", "...", "<<", "=",
-            "a: b", "a #b", "# a", "&a", "*a", "!a", "|", ">", "%a", "@a", "`a", "\"", "'", "\\", "{", "[", "a\n", "\na", "a\n\n",
-            " a\n b", "a\n b\n", "a \nb", "\ta\nb", "a\r\nb", "a\u{85}b", "a\u{2028}b", "\u{feff}a", "a\u{0}b", "a\u{7}b", "a\n# b\n",
-            "- a\n- b\n", "a:\n  - {name: b}\n", "\n", "\n\n", "1", "-1", "+1", "1.", ".5", "0", "00", "08", "1e", "e1", "_1", "1 ",
+            "yes",
+            "no",
+            "on",
+            "off",
+            "y",
+            "n",
+            "true",
+            "True",
+            "null",
+            "~",
+            "",
+            " ",
+            "0440",
+            "1e3",
+            "1_000",
+            "0x1F",
+            "0b1",
+            "0o7",
+            "12:30:45",
+            "2001-01-01",
+            "2001-01-01T00:00:00Z",
+            ".inf",
+            ".nan",
+            "-",
+            "--- a",
+            "---",
+            "...",
+            "<<",
+            "=",
+            "a: b",
+            "a #b",
+            "# a",
+            "&a",
+            "*a",
+            "!a",
+            "|",
+            ">",
+            "%a",
+            "@a",
+            "`a",
+            "\"",
+            "'",
+            "\\",
+            "{",
+            "[",
+            "a\n",
+            "\na",
+            "a\n\n",
+            " a\n b",
+            "a\n b\n",
+            "a \nb",
+            "\ta\nb",
+            "a\r\nb",
+            "a\u{85}b",
+            "a\u{2028}b",
+            "\u{feff}a",
+            "a\u{0}b",
+            "a\u{7}b",
+            "a\n# b\n",
+            "- a\n- b\n",
+            "a:\n  - {name: b}\n",
+            "\n",
+            "\n\n",
+            "1",
+            "-1",
+            "+1",
+            "1.",
+            ".5",
+            "0",
+            "00",
+            "08",
+            "1e",
+            "e1",
+            "_1",
+            "1 ",
         ]);
         prop_oneof![
             traps.prop_map(str::to_owned),
@@ -129,7 +212,8 @@ mod tests {
         leaf.prop_recursive(4, 32, 5, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::vec((text(), inner), 0..4).prop_map(|entries| Value::Object(entries.into_iter().collect())),
+                prop::collection::vec((text(), inner), 0..4)
+                    .prop_map(|entries| Value::Object(entries.into_iter().collect())),
             ]
         })
     }

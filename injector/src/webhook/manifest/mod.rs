@@ -78,8 +78,7 @@ fn render_one<'t>(document: Document<'t>, accounts: &Accounts, cluster: &Cluster
     for found in document.object.as_ref().map(pods).unwrap_or_default() {
         let Some(pod) = after.as_mut().and_then(|object| object.pointer_mut(&found.pointer)) else { continue };
         let role = accounts.role(pod, found.namespace.as_deref()).or(cluster.role.as_deref());
-        let surroundings =
-            Surroundings { native_sidecars: cluster.native_sidecars, role: role.map(str::to_owned) };
+        let surroundings = Surroundings { native_sidecars: cluster.native_sidecars, role: role.map(str::to_owned) };
         let outcome = match mutate(pod, &cluster.settings, &surroundings) {
             Ok(None) => continue,
             Ok(Some(mutation)) => {

@@ -25,7 +25,9 @@ pub(super) fn pods(object: &Value) -> Vec<Found> {
             "Pod" => "",
             "CronJob" => "/spec/jobTemplate/spec/template",
             "PodTemplate" => "/template",
-            "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" | "ReplicationController" => "/spec/template",
+            "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" | "ReplicationController" => {
+                "/spec/template"
+            }
             // Of kinds that Kubernetes itself does not have, such as a Rollout: what looks like a template is one.
             _ if object.pointer("/spec/template/spec/containers").is_some() => "/spec/template",
             _ => return,
@@ -83,7 +85,8 @@ impl Accounts {
         let mut accounts = Vec::new();
         for object in objects {
             each(object, &mut |object, _| {
-                let role = object.pointer("/metadata/annotations").and_then(|annotations| annotations.get(ROLE)?.as_str());
+                let role =
+                    object.pointer("/metadata/annotations").and_then(|annotations| annotations.get(ROLE)?.as_str());
                 if let (Some("ServiceAccount"), Some(name), Some(role)) =
                     (text(object, "/kind"), text(object, "/metadata/name"), role)
                 {
@@ -99,7 +102,8 @@ impl Accounts {
     pub(super) fn role(&self, pod: &Value, namespace: Option<&str>) -> Option<&str> {
         let wanted = super::super::mutation::service_account(pod)?;
         let fits = |account: &&Account| {
-            account.name == wanted && (account.namespace.is_none() || namespace.is_none() || account.namespace.as_deref() == namespace)
+            account.name == wanted
+                && (account.namespace.is_none() || namespace.is_none() || account.namespace.as_deref() == namespace)
         };
         let exact = self.0.iter().filter(fits).find(|account| account.namespace.as_deref() == namespace);
         exact.or_else(|| self.0.iter().find(fits)).map(|account| account.role.as_str())

@@ -117,7 +117,9 @@ fn a_service_account_among_them_gives_its_role() {
 
 #[test]
 fn a_denied_pod_leaves_its_object_as_it_is() {
-    let rendered = rendered("{kind: Pod, metadata: {name: a, annotations: {coffer.dev/modus: x}}, spec: {containers: [{name: a}]}}");
+    let rendered = rendered(
+        "{kind: Pod, metadata: {name: a, annotations: {coffer.dev/modus: x}}, spec: {containers: [{name: a}]}}",
+    );
     assert!(rendered[0].object.is_none() && rendered[0].pods[0].outcome.is_err());
     assert!(rendered[0].patch().is_empty());
 }

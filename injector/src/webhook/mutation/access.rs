@@ -61,12 +61,14 @@ impl Access {
         }
         let Err(obstacle) = may_give_group(draft, settings) else {
             access.gives_group = true;
-            access.why_mode = "the files are 0440 and of this group, so that every container with the mount can read them".to_owned();
+            access.why_mode =
+                "the files are 0440 and of this group, so that every container with the mount can read them".to_owned();
             return Ok(access);
         };
         access.mode = Some(FOR_ALL);
-        access.why_mode =
-            format!("the files are {FOR_ALL}, which only containers with the mount can see: the pod has no fsGroup, and {obstacle}");
+        access.why_mode = format!(
+            "the files are {FOR_ALL}, which only containers with the mount can see: the pod has no fsGroup, and {obstacle}"
+        );
         if matches!(wish.content, Content::ConfigMap { .. }) {
             warnings.push(format!(
                 "{}: the pod has no fsGroup, and {obstacle}: unless the application runs as Coffer's user, give the pod \
@@ -112,9 +114,11 @@ fn user_of_all(draft: &Draft, targets: &[At]) -> Result<(u32, u32), Vec<Problem>
     };
     // An init container that ends is sent nothing.
     let stay = |at: &&At| matches!(at, At::Regular(_)) || draft.at(**at).is_some_and(Container::stays);
-    let mut users = targets.iter().filter(stay).filter_map(|at| draft.at(*at)).map(|container| {
-        (id(container, "runAsUser"), id(container, "runAsGroup"))
-    });
+    let mut users = targets
+        .iter()
+        .filter(stay)
+        .filter_map(|at| draft.at(*at))
+        .map(|container| (id(container, "runAsUser"), id(container, "runAsGroup")));
     let first = users.next().unwrap_or_default();
     let user = match first {
         (Some(user), group) if users.all(|(other, _)| other == Some(user)) => (user, group.unwrap_or(GROUP)),

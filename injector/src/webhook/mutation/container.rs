@@ -8,9 +8,7 @@ use super::Settings;
 use super::access::Access;
 use super::draft::{Container, Object};
 use super::identity::{Identity, mount, variable};
-use super::names::{
-    CONFIG, CONFIG_FOLDER, CONFIG_KEY, INSTALL, ONCE, PROGRAM, PROGRAM_FOLDER, SECRETS, SIDECAR,
-};
+use super::names::{CONFIG, CONFIG_FOLDER, CONFIG_KEY, INSTALL, ONCE, PROGRAM, PROGRAM_FOLDER, SECRETS, SIDECAR};
 
 /// Where the program is installed by [`INSTALL`].
 const INSTALL_FOLDER: &str = "/coffer-bin";
@@ -51,7 +49,7 @@ impl Role {
     pub(super) fn why(self) -> &'static str {
         match self {
             Self::NativeSidecar => {
-                "fetches the secrets before the application starts, keeps them fresh, and ends after it: a Job ends without it"
+                "fetches the secrets before the application starts, keeps them fresh, and ends after it, so that a Job can end"
             }
             Self::Sidecar => "keeps the secrets fresh, in a container as this cluster has no native sidecars",
             Self::Once => "fetches the secrets once, before the application starts",
@@ -125,7 +123,8 @@ impl Frame<'_> {
         // They name the session in CloudTrail after the pod, and spread the looks of many pods in time.
         for (name, path) in [("POD_NAME", "metadata.name"), ("POD_NAMESPACE", "metadata.namespace")] {
             let from = json!({ "fieldRef": { "fieldPath": path } });
-            container.put_variable(Object::from_iter([("name".to_owned(), json!(name)), ("valueFrom".to_owned(), from)]));
+            container
+                .put_variable(Object::from_iter([("name".to_owned(), json!(name)), ("valueFrom".to_owned(), from)]));
         }
         for variable in self.own_variables() {
             container.put_variable(variable);

@@ -148,8 +148,12 @@ impl Identity {
     /// Why it is as it is.
     pub(super) fn why(&self) -> String {
         match self {
-            Self::Own { role, is_asked_for: true } => format!("a token of its own for the role `{role}` of `coffer.dev/role-arn`"),
-            Self::Own { role, is_asked_for: false } => format!("a token of its own for the service account's role `{role}`"),
+            Self::Own { role, is_asked_for: true } => {
+                format!("a token of its own for the role `{role}` of `coffer.dev/role-arn`")
+            }
+            Self::Own { role, is_asked_for: false } => {
+                format!("a token of its own for the service account's role `{role}`")
+            }
             Self::Borrowed { from, .. } => format!("the identity that EKS gave to the container `{from}`"),
             Self::Left => "whatever identity in AWS the cluster gives it".to_owned(),
         }
@@ -216,7 +220,8 @@ fn is_given(container: &Container) -> bool {
         file.is_some_and(|file| {
             let folders = container.mounts().filter(|mount| VOLUMES.contains(&mount_name(mount)));
             let mut folders = folders.filter_map(|mount| mount.get("mountPath")?.as_str());
-            folders.any(|folder| file.strip_prefix(folder.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/')))
+            folders
+                .any(|folder| file.strip_prefix(folder.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/')))
         })
     })
 }

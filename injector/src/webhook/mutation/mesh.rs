@@ -44,7 +44,9 @@ pub(super) fn late_proxy(draft: &Draft) -> Option<&str> {
 pub(super) fn closed_network(draft: &Draft, proxy: &str) -> Option<String> {
     let validator = draft.init.iter().map(Container::name).find(|name| VALIDATORS.contains(name))?;
     let (native, ports) = match proxy {
-        "linkerd-proxy" => ("config.alpha.linkerd.io/proxy-enable-native-sidecar", "config.linkerd.io/skip-outbound-ports"),
+        "linkerd-proxy" => {
+            ("config.alpha.linkerd.io/proxy-enable-native-sidecar", "config.linkerd.io/skip-outbound-ports")
+        }
         _ => ("sidecar.istio.io/nativeSidecar", "traffic.sidecar.istio.io/excludeOutboundPorts"),
     };
     let is_open = draft.annotation(ports).is_some_and(|ports| ports.split(',').any(|port| port.trim() == "443"));

@@ -87,11 +87,7 @@ pub struct Reason {
 ///
 /// # Errors
 /// Every mistake, not just the first.
-pub fn mutate(
-    pod: &Value,
-    settings: &Settings,
-    surroundings: &Surroundings,
-) -> Result<Option<Mutation>, Vec<Problem>> {
+pub fn mutate(pod: &Value, settings: &Settings, surroundings: &Surroundings) -> Result<Option<Mutation>, Vec<Problem>> {
     let annotations = ours(pod)?;
     if annotations.is_empty() {
         return Ok(None);

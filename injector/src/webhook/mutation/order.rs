@@ -38,7 +38,8 @@ impl Place {
                 None => match mesh::late_proxy(draft) {
                     Some(proxy) => {
                         warnings.extend(mesh::closed_network(draft, proxy));
-                        let why = format!("first of all, before the traffic is redirected to `{proxy}`, which is not up yet");
+                        let why =
+                            format!("first of all, before the traffic is redirected to `{proxy}`, which is not up yet");
                         Self { index: 0, why }
                     }
                     None => place(0, "first of all, so that the others find their files too"),

@@ -45,7 +45,8 @@ pub(super) fn choose(
         let needs_to_wait = matches!(wish.mode, Mode::Exec { .. }) || !container.stays();
         if is_early(at) && needs_to_wait {
             let fix = "put Coffer before it with `coffer.dev/position`, or leave it out";
-            problems.push(problem(format!("the init container `{name}` runs before Coffer and would find nothing; {fix}")));
+            problems
+                .push(problem(format!("the init container `{name}` runs before Coffer and would find nothing; {fix}")));
         } else if !chosen.contains(&at) {
             chosen.push(at);
         }

@@ -19,7 +19,13 @@ pub(super) struct Wanted {
 }
 
 /// Those that the pod needs, in their order.
-pub(super) fn wanted(wish: &Wish, identity: &Identity, needs_token: bool, size: &(u64, String), settings: &Settings) -> Vec<Wanted> {
+pub(super) fn wanted(
+    wish: &Wish,
+    identity: &Identity,
+    needs_token: bool,
+    size: &(u64, String),
+    settings: &Settings,
+) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     if wish.content != Content::Nothing {
         let (size, why) = size;
@@ -31,7 +37,8 @@ pub(super) fn wanted(wish: &Wish, identity: &Identity, needs_token: bool, size: 
         Content::Nothing => {}
         Content::ConfigMap { name, key } => {
             let map = json!({ "name": name, "items": [{ "key": key, "path": CONFIG_KEY }] });
-            let why = "the config file that `coffer.dev/config` names; a change of it takes effect in the running pod".to_owned();
+            let why = "the config file that `coffer.dev/config` names; a change of it takes effect in the running pod"
+                .to_owned();
             wanted.push(Wanted { volume: json!({ "name": CONFIG, "configMap": map }), why });
         }
         Content::Inline(_) => {

@@ -66,7 +66,7 @@ impl Writing<'_> {
         let needs_token = self.write_targets(&mut draft, &frame, &mut reasons);
         let roles = self.roles(&draft, &mut warnings);
         let ours: Vec<(Role, Container)> = roles.iter().map(|role| (*role, self.anew(&frame, *role))).collect();
-        resources::tell_of_class(&draft, &ours.iter().map(|(_, container)| container).collect::<Vec<_>>(), &mut warnings);
+        resources::tell_of_pod(&draft, &ours.iter().map(|(_, container)| container).collect::<Vec<_>>(), &mut warnings);
         self.write_volumes(&mut draft, needs_token || !is_exec, &size, &mut reasons);
         for (role, container) in ours {
             self.explain(role, &mut reasons);
@@ -83,12 +83,16 @@ impl Writing<'_> {
         if self.wish.isolate_identity {
             let skipped = identity::skipped(draft);
             draft.annotations.insert(identity::SKIP.to_owned(), json!(skipped));
-            reasons.add(place(identity::SKIP), "`coffer.dev/isolate-identity`: EKS gives its identity to none of these");
+            reasons
+                .add(place(identity::SKIP), "`coffer.dev/isolate-identity`: EKS gives its identity to none of these");
         }
         match &self.wish.content {
             Content::Inline(inline) => {
                 draft.annotations.insert(INJECTED_CONFIG.to_owned(), json!(inline.text(self.access.mode)));
-                reasons.add(place(INJECTED_CONFIG), "the config file, made of the annotations; the kubelet brings it to Coffer");
+                reasons.add(
+                    place(INJECTED_CONFIG),
+                    "the config file, made of the annotations; the kubelet brings it to Coffer",
+                );
             }
             Content::ConfigMap { .. } | Content::Nothing => {
                 draft.annotations.shift_remove(INJECTED_CONFIG);
@@ -121,7 +125,8 @@ impl Writing<'_> {
             let place = format!("spec.{}[{}]", at.list(), container.name());
             let mut wanted: Vec<(Object, &str)> = Vec::new();
             if self.wish.isolate_identity && identity::take_from(container) {
-                reasons.add(&place, "the identity in AWS that EKS gave it is taken away: `coffer.dev/isolate-identity`");
+                reasons
+                    .add(&place, "the identity in AWS that EKS gave it is taken away: `coffer.dev/isolate-identity`");
             }
             if self.targets.contains(&at) {
                 match self.wish.mode {
@@ -160,7 +165,8 @@ impl Writing<'_> {
         reasons.add(format!("{place}.command"), "`coffer exec` puts the secrets in place and runs the command");
         for variable in frame.own_variables() {
             let name = name_of(&variable).to_owned();
-            let is_asked_for = matches!(name.as_str(), "AWS_REGION" | "COFFER_LISTEN") && !self.settings.env.iter().any(|(known, _)| *known == name);
+            let is_asked_for = matches!(name.as_str(), "AWS_REGION" | "COFFER_LISTEN")
+                && !self.settings.env.iter().any(|(known, _)| *known == name);
             if is_asked_for || !container.has_variable(&name) {
                 reasons.add(format!("{place}.env[{name}]"), "for `coffer exec`; the application sees it too");
                 container.put_variable(variable);
@@ -251,7 +257,8 @@ impl Writing<'_> {
         if role != Role::Install {
             reasons.add(format!("{place}.env"), self.identity.why());
             reasons.add(format!("{place}.volumeMounts[{SECRETS}]"), "where it writes the files");
-            reasons.add(format!("{place}.volumeMounts[{CONFIG}]"), "its config file, a folder, so that changes are seen");
+            reasons
+                .add(format!("{place}.volumeMounts[{CONFIG}]"), "its config file, a folder, so that changes are seen");
         }
     }
 }

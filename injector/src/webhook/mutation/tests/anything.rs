@@ -11,18 +11,40 @@ fn anything() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        prop::sample::select(vec!["", "api", "coffer", "coffer-secrets", "true", "Always", "/run/coffer/coffer", "exec", "--"])
-            .prop_map(Value::from),
+        prop::sample::select(vec![
+            "",
+            "api",
+            "coffer",
+            "coffer-secrets",
+            "true",
+            "Always",
+            "/run/coffer/coffer",
+            "exec",
+            "--"
+        ])
+        .prop_map(Value::from),
     ];
     leaf.prop_recursive(3, 16, 4, |inner| {
         let key = prop::sample::select(vec![
-            "name", "env", "volumeMounts", "mountPath", "command", "value", "securityContext", "runAsUser", "resources",
-            "limits", "memory", "restartPolicy", "fsGroup",
+            "name",
+            "env",
+            "volumeMounts",
+            "mountPath",
+            "command",
+            "value",
+            "securityContext",
+            "runAsUser",
+            "resources",
+            "limits",
+            "memory",
+            "restartPolicy",
+            "fsGroup",
         ]);
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::vec((key, inner), 0..5)
-                .prop_map(|entries| Value::Object(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())),
+            prop::collection::vec((key, inner), 0..5).prop_map(|entries| Value::Object(
+                entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+            )),
         ]
     })
 }
@@ -48,9 +70,9 @@ fn spoiled() -> impl Strategy<Value = Value> {
         },
     });
     let mut places = Vec::new();
-    collect(&whole, String::new(), &mut places);
-    (prop::sample::select(places), anything(), any::<bool>(), prop::sample::select(vec!["sidecar", "init", "exec"])).prop_map(
-        move |(place, value, remove, mode)| {
+    collect(&whole, "", &mut places);
+    (prop::sample::select(places), anything(), any::<bool>(), prop::sample::select(vec!["sidecar", "init", "exec"]))
+        .prop_map(move |(place, value, remove, mode)| {
             let mut pod = whole.clone();
             pod["metadata"]["annotations"]["coffer.dev/mode"] = json!(mode);
             let (parent, key) = place.rsplit_once('/').unwrap();
@@ -61,11 +83,10 @@ fn spoiled() -> impl Strategy<Value = Value> {
                 _ => *pod.pointer_mut(&place).unwrap() = value,
             }
             pod
-        },
-    )
+        })
 }
 
-fn collect(value: &Value, place: String, places: &mut Vec<String>) {
+fn collect(value: &Value, place: &str, places: &mut Vec<String>) {
     let below: Vec<(String, &Value)> = match value {
         Value::Object(object) => object.iter().map(|(key, value)| (key.replace('/', "~1"), value)).collect(),
         Value::Array(items) => items.iter().enumerate().map(|(at, value)| (at.to_string(), value)).collect(),
@@ -73,7 +94,7 @@ fn collect(value: &Value, place: String, places: &mut Vec<String>) {
     };
     for (key, value) in below {
         places.push(format!("{place}/{key}"));
-        collect(value, format!("{place}/{key}"), places);
+        collect(value, &format!("{place}/{key}"), places);
     }
 }
 

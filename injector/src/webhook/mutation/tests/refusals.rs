@@ -22,10 +22,19 @@ fn what_names_nothing_is_denied_with_the_nearest() {
     let spec = "{initContainers: [{name: migrate}], containers: [{name: api}, {name: worker}]}";
     for (annotation, expected) in [
         ("    coffer.dev/containers: apj", "coffer.dev/containers: there is no container `apj`; did you mean `api`?"),
-        ("    coffer.dev/containers: nothing-like-it", "there is no container `nothing-like-it`; there are migrate, api, worker"),
+        (
+            "    coffer.dev/containers: nothing-like-it",
+            "there is no container `nothing-like-it`; there are migrate, api, worker",
+        ),
         ("    coffer.dev/containers: coffer", "`coffer` is Coffer's own container; name the application's"),
-        ("    coffer.dev/position: after:migrat", "coffer.dev/position: there is no init container `migrat`; did you mean `migrate`?"),
-        ("    coffer.dev/position: last\n    coffer.dev/containers: migrate", "the init container `migrate` runs before Coffer and would find nothing"),
+        (
+            "    coffer.dev/position: after:migrat",
+            "coffer.dev/position: there is no init container `migrat`; did you mean `migrate`?",
+        ),
+        (
+            "    coffer.dev/position: last\n    coffer.dev/containers: migrate",
+            "the init container `migrate` runs before Coffer and would find nothing",
+        ),
         ("    coffer.dev/mode: exec\n    coffer.dev/containers: api,worker", "the container `worker` has no `command`"),
     ] {
         let told = denied(&with(annotation, spec));
@@ -55,7 +64,10 @@ fn what_is_taken_is_denied() {
         assert!(told.contains(expected), "{told}");
     }
     let exec = "{containers: [{name: api, command: [a], volumeMounts: [{name: x, mountPath: /etc/coffer}]}]}";
-    assert!(denied(&with("    coffer.dev/mode: exec", exec)).contains("the volume `x` at /etc/coffer already; mount it elsewhere"));
+    assert!(
+        denied(&with("    coffer.dev/mode: exec", exec))
+            .contains("the volume `x` at /etc/coffer already; mount it elsewhere")
+    );
     // Of another container's mounts nothing is needed.
     let other = "{containers: [{name: api}, {name: b, volumeMounts: [{name: x, mountPath: /run/secrets/coffer}]}]}";
     mutated(&with("    coffer.dev/containers: api", other));
@@ -85,7 +97,10 @@ fn an_identity_cannot_be_kept_from_who_can_reach_into_us() {
 
 #[test]
 fn pods_that_cannot_be_are_denied() {
-    for spec in ["{os: {name: windows}, containers: [{name: a}]}", "{nodeSelector: {kubernetes.io/os: windows}, containers: [{name: a}]}"] {
+    for spec in [
+        "{os: {name: windows}, containers: [{name: a}]}",
+        "{nodeSelector: {kubernetes.io/os: windows}, containers: [{name: a}]}",
+    ] {
         assert!(denied(&with("", spec)).contains("a pod for Windows"));
     }
     let mesh = "{containers: [{name: istio-proxy}]}";
@@ -98,13 +113,15 @@ fn pods_that_cannot_be_are_denied() {
 fn annotations_that_are_no_texts_are_told_with_the_fix() {
     let told = denied(&pod("metadata: {annotations: {coffer.dev/inject: true}}\nspec: {containers: [{name: a}]}"));
     assert_eq!(told, "coffer.dev/inject: Kubernetes takes only texts as annotations; write it in quotes: \"true\"");
-    let told = denied(&pod("metadata: {annotations: {coffer.dev/files: [{name: a}]}}\nspec: {containers: [{name: a}]}"));
+    let told =
+        denied(&pod("metadata: {annotations: {coffer.dev/files: [{name: a}]}}\nspec: {containers: [{name: a}]}"));
     assert!(told.contains("write it as a text, after `|`"), "{told}");
 }
 
 #[test]
 fn all_problems_are_told_at_once() {
-    let annotations = "    coffer.dev/containers: apj\n    coffer.dev/position: after:x\n    coffer.dev/isolate-identity: 'true'";
+    let annotations =
+        "    coffer.dev/containers: apj\n    coffer.dev/position: after:x\n    coffer.dev/isolate-identity: 'true'";
     let told = denied(&with(annotations, "{hostPID: true, containers: [{name: api}]}"));
     assert!(told.contains("coffer.dev/position:") && told.contains("coffer.dev/isolate-identity:"), "{told}");
     let told = denied(&with("    coffer.dev/modus: x", "{containers: {}}"));

@@ -11,9 +11,14 @@ const ROLE: &str = "arn:aws:iam::123456789012:role/shop-api";
 /// EKS's webhook (aws/amazon-eks-pod-identity-webhook, pkg/handler/handler.go), with a region and regional STS.
 fn eks(pod: &Value, pod_identity: bool) -> Value {
     let mut pod = pod.clone();
-    let skipped = pod["metadata"]["annotations"]["eks.amazonaws.com/skip-containers"].as_str().unwrap_or_default().to_owned();
+    let skipped =
+        pod["metadata"]["annotations"]["eks.amazonaws.com/skip-containers"].as_str().unwrap_or_default().to_owned();
     let (volume, folder, token) = match pod_identity {
-        true => ("eks-pod-identity-token", "/var/run/secrets/pods.eks.amazonaws.com/serviceaccount", "eks-pod-identity-token"),
+        true => (
+            "eks-pod-identity-token",
+            "/var/run/secrets/pods.eks.amazonaws.com/serviceaccount",
+            "eks-pod-identity-token",
+        ),
         false => ("aws-iam-token", "/var/run/secrets/eks.amazonaws.com/serviceaccount", "token"),
     };
     let file = format!("{folder}/{token}");
@@ -51,7 +56,10 @@ fn eks(pod: &Value, pod_identity: bool) -> Value {
     let volumes = pod["spec"].as_object_mut().unwrap().entry("volumes").or_insert_with(|| json!([]));
     let volumes = volumes.as_array_mut().unwrap();
     if !volumes.iter().any(|known| known["name"] == volume) {
-        volumes.insert(0, json!({ "name": volume, "projected": { "sources": [{ "serviceAccountToken": { "path": token } }] } }));
+        volumes.insert(
+            0,
+            json!({ "name": volume, "projected": { "sources": [{ "serviceAccountToken": { "path": token } }] } }),
+        );
     }
     pod
 }
@@ -73,7 +81,9 @@ fn defaulted(pod: &Value) -> Value {
     for list in ["initContainers", "containers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let container = container.as_object_mut().unwrap();
-            for (key, value) in [("terminationMessagePath", "/dev/termination-log"), ("imagePullPolicy", "IfNotPresent")] {
+            for (key, value) in
+                [("terminationMessagePath", "/dev/termination-log"), ("imagePullPolicy", "IfNotPresent")]
+            {
                 container.entry(key).or_insert_with(|| json!(value));
             }
             container.entry("resources").or_insert_with(|| json!({}));
@@ -148,7 +158,10 @@ fn others() -> impl Strategy<Value = fn(&Value) -> Value> {
         |pod| {
             let mut pod = pod.clone();
             pod["spec"]["containers"].as_array_mut().unwrap().insert(0, json!({ "name": "istio-proxy", "image": "x" }));
-            pod["spec"]["initContainers"].as_array_mut().unwrap().insert(0, json!({ "name": "istio-init", "image": "x" }));
+            pod["spec"]["initContainers"]
+                .as_array_mut()
+                .unwrap()
+                .insert(0, json!({ "name": "istio-init", "image": "x" }));
             pod
         },
         |pod| {
