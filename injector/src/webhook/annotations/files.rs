@@ -112,10 +112,8 @@ impl Listed {
             Some((reference, select)) => (reference, Some(select)),
             None => (value, None),
         };
-        if value.is_empty() {
-            return Err(Faults::empty(FILE));
-        }
         match reference.parse() {
+            _ if value.is_empty() => faults.0.extend(Faults::empty(FILE).0),
             Ok(Reference::Path(_)) => faults.add(format!(
                 "`{}` gives many files, and this is one; name one parameter, or list the path in `{PREFIX}files`",
                 shown(reference)

@@ -170,7 +170,8 @@ pub(super) fn unknown(name: &str) -> Option<String> {
 const LONGEST: usize = 64;
 
 /// The word nearest to a mistyped one, if it is near enough to be meant.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word: String = word.chars().take(LONGEST).collect::<String>().to_lowercase();
     known
         .into_iter()

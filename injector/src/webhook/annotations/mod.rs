@@ -21,8 +21,7 @@ use std::net::SocketAddr;
 use serde_json::{Map, Value};
 
 pub use self::inline::Inline;
-pub(crate) use self::known::nearest;
-pub use self::known::{ANNOTATIONS, Annotation};
+pub use self::known::{ANNOTATIONS, Annotation, nearest};
 pub use self::quantity::{Quantity, QuantityError};
 use self::reading::Reading;
 

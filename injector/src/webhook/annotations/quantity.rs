@@ -60,7 +60,7 @@ impl Quantity {
         let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
         let (number, suffix) = unsigned.split_at(end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        let is_number = !(whole.is_empty() && fraction.is_empty()) && !fraction.contains('.');
+        let is_number = !(fraction.contains('.') || whole.is_empty() && fraction.is_empty());
         let scale = scale(suffix).filter(|_| is_number && text.len() <= LONGEST);
         let Some((times, over)) = scale else {
             return Err(error(match meant(unsigned) {
@@ -80,7 +80,7 @@ impl Quantity {
     /// It in bytes, if it is whole bytes.
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {
-        u64::try_from(self.nano / NANO).ok().filter(|_| self.nano % NANO == 0)
+        u64::try_from(self.nano / NANO).ok().filter(|_| self.nano.is_multiple_of(NANO))
     }
 
     /// Thousandths, rounded up, as a CPU's share is counted.
@@ -91,7 +91,7 @@ impl Quantity {
 
     /// Whether thousandths do not suffice for it.
     pub(super) fn is_finer_than_milli(&self) -> bool {
-        self.nano % (NANO / 1000) != 0
+        !self.nano.is_multiple_of(NANO / 1000)
     }
 }
 
@@ -228,7 +228,7 @@ mod tests {
             ("1e", "is no quantity"),
             ("1e+", "is no quantity"),
             ("1e-+3", "is no quantity"),
-            ("9E", "is more than there can be"),
+            ("10E", "is more than there can be"),
             ("99999999999999999999999999999999999999999", "is more than there can be"),
             ("1e18Mi", "is no quantity"),
             ("5m\u{0}", "is no quantity"),

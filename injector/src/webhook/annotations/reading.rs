@@ -24,6 +24,8 @@ const WORD_MAX: usize = 4096;
 const PROBLEMS_MAX: usize = 40;
 /// A volume of less would hold no file.
 const SIZE_MIN: u64 = 64 * 1024;
+/// A volume of more is doubtful: it is of memory.
+const SIZE_GREAT: u64 = 1 << 30;
 
 /// Annotations that ask for something, and what is wrong with them so far.
 pub(super) struct Reading<'a> {
@@ -103,7 +105,7 @@ impl<'a> Reading<'a> {
         if let (Mode::Sidecar, Some(told)) = (mode, &told) {
             self.warnings.extend(told.doubts().into_iter().map(|doubt| format!("{PREFIX}on-change: {doubt}")));
         }
-        self.doubt_sizes(size_limit, &content);
+        self.doubt_sizes(size_limit, resources.as_ref(), &content);
         Ok(Wish {
             mode,
             content,
@@ -193,7 +195,7 @@ impl<'a> Reading<'a> {
                 yaml::Fault::TooLarge => Faults::of("has too many parts, or aliases that repeat them"),
                 yaml::Fault::Syntax(place, text) => {
                     let mut faults = Faults::default();
-                    faults.at(place, text);
+                    faults.at(place, format!("{text}; write it as `{}`", resources::EXAMPLE));
                     faults
                 }
             }),
@@ -229,21 +231,34 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn doubt_sizes(&mut self, size_limit: Option<u64>, content: &Content) {
-        let (Some(limit), Content::Inline(inline)) = (size_limit, content) else { return };
-        if let Some(most) = inline.most_bytes().and_then(|most| most.checked_mul(2)).filter(|most| *most > limit) {
-            self.warnings.push(format!(
-                "{PREFIX}size-limit: two sets of these files, the old one and the new, can take {most} bytes; what does \
-                 not fit into {limit} is not published"
+    fn doubt_sizes(&mut self, size_limit: Option<u64>, resources: Option<&Resources>, content: &Content) {
+        let Some(limit) = size_limit else { return };
+        let mut doubt = |text: String| self.warnings.push(format!("{PREFIX}size-limit: {text}"));
+        let most = if let Content::Inline(inline) = content { inline.most_bytes() } else { None };
+        if let Some(most) = most.and_then(|most| most.checked_mul(2)).filter(|most| *most > limit) {
+            doubt(format!(
+                "two sets of these files, the old one and the new, can take {most} bytes; what does not fit into {limit} \
+                 is not published"
+            ));
+        }
+        if limit > SIZE_GREAT {
+            doubt(format!("{limit} bytes are of the node's memory; secrets seldom take a thousandth of that"));
+        }
+        let memory = resources.and_then(|resources| Quantity::parse(resources.limits.get("memory")?.as_str()?).ok());
+        if let Some(memory) = memory.filter(|memory| memory.bytes().is_some_and(|memory| memory <= limit)) {
+            doubt(format!(
+                "what is in the volume counts as memory of Coffer's container too, whose limit is {memory} by \
+                 `{PREFIX}resources`"
             ));
         }
     }
 
     fn told_in_short(self) -> Vec<Problem> {
         let mut problems = self.problems;
-        if let Some(more) = problems.len().checked_sub(PROBLEMS_MAX).filter(|more| *more > 0) {
+        if problems.len() > PROBLEMS_MAX {
             problems.truncate(PROBLEMS_MAX);
-            problems.push(Problem { annotation: String::new(), text: format!("and {more} more mistakes or more") });
+            problems
+                .push(Problem { annotation: String::new(), text: "and more mistakes than are told here".to_owned() });
         }
         problems
     }

@@ -15,11 +15,14 @@ const MEMORY_NEEDED: u64 = 16 << 20;
 /// More CPUs than this are a forgotten `m`.
 const MILLI_CPU_MAX: u128 = 8000;
 
+/// What it may look like.
+pub(super) const EXAMPLE: &str = "{requests: {cpu: 5m, memory: 16Mi}, limits: {memory: 32Mi}}";
+
 /// Reads a tree; what is doubtful goes to `warnings`.
 pub(super) fn read(tree: &Value, warnings: &mut Vec<String>) -> Result<Resources, Faults> {
     let mut faults = Faults::default();
     let Value::Object(entries) = tree else {
-        faults.add("takes a mapping, such as `{requests: {cpu: 5m, memory: 16Mi}, limits: {memory: 32Mi}}`");
+        faults.add(format!("takes a mapping, such as `{EXAMPLE}`"));
         return Err(faults);
     };
     let (mut requests, mut limits) = (Vec::new(), Vec::new());

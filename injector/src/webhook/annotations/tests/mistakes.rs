@@ -1,122 +1,12 @@
-use std::path::Path;
-use std::time::Duration;
+//! Every mistake that a user can make, as the text that tells it.
 
-use coffer::spec::{Config, VolumeSpec};
-
-use super::*;
-
-const DB: (&str, &str) = ("file.db", "secretsmanager:prod/db");
-
-fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(name, value)| (format!("{PREFIX}{name}"), (*value).to_owned())).collect()
-}
-
-fn read(pairs: &[(&str, &str)]) -> Result<Wish, String> {
-    let read = Wish::read(&annotations(pairs));
-    let shown = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    read.map(|wish| wish.expect("asks for something")).map_err(shown)
-}
-
-/// With `inject` beside it.
-fn injected(pairs: &[(&str, &str)]) -> Result<Wish, String> {
-    let mut all = vec![("inject", "true")];
-    all.extend(pairs);
-    read(&all)
-}
-
-fn inline(wish: &Wish) -> &Inline {
-    match &wish.content {
-        Content::Inline(inline) => inline,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn parsed(text: &str) -> Config {
-    Config::parse("injected", text, &|_| Err("no file".to_owned())).unwrap_or_else(|error| panic!("{error}\n{text}"))
-}
-
-/// Whatever is asked for, in every mode, is read by the sidecar as its annotation alone says.
-fn carried_over(files: &str) -> Config {
-    let wish = injected(&[("files", files)]).unwrap_or_else(|error| panic!("{error}\n{files}"));
-    let config = parsed(&inline(&wish).text(None));
-    let alone = VolumeSpec::parse("alone", files, Path::new(&wish.path), Duration::from_secs(60)).unwrap();
-    assert_eq!(config.volumes, [alone], "{files}");
-    config
-}
-
-#[test]
-fn nothing_of_ours_asks_for_nothing() {
-    for pairs in [
-        &[][..],
-        &[("inject", "false"), ("mode", "nonsense"), ("unknown", "")],
-        &[("inject", " false\n")],
-        &[("status", "injected"), ("injected-config", "volumes: []")],
-    ] {
-        assert_eq!(Wish::read(&annotations(pairs)), Ok(None), "{pairs:?}");
-    }
-    let others = BTreeMap::from([("prometheus.io/scrape".to_owned(), "true".to_owned())]);
-    assert_eq!(Wish::read(&others), Ok(None));
-}
-
-#[test]
-fn reads_all_annotations() {
-    let wish = injected(&[
-        ("files", "- {name: a, from: 'parameterstore:/a', mode: 0400}"),
-        ("file.Db.json", "secretsmanager:prod/db#\"user-name\" || `x`"),
-        ("mode", "sidecar"),
-        ("containers", " app , migrate"),
-        ("path", "/run/app/"),
-        ("role-arn", "arn:aws:iam::123456789012:role/app"),
-        ("region", "eu-west-1"),
-        ("isolate-identity", "true"),
-        ("on-change", "signal: HUP\nprocess: app"),
-        ("refresh", "5m"),
-        ("resources", "{requests: {cpu: 0.01}, limits: {memory: 64Mi}}"),
-        ("image", "registry.example.com:5000/team/coffer:1.0"),
-        ("position", "after:migrate"),
-        ("size-limit", "4Mi"),
-        ("listen", "127.0.0.1:9466"),
-        ("status", "anything"),
-        ("injected-config", "anything"),
-    ])
-    .unwrap();
-    assert_eq!(wish.mode, Mode::Sidecar);
-    assert_eq!(wish.containers, Some(vec!["app".to_owned(), "migrate".to_owned()]));
-    assert_eq!((wish.path.as_str(), wish.region.as_deref()), ("/run/app", Some("eu-west-1")));
-    assert_eq!(wish.role.as_deref(), Some("arn:aws:iam::123456789012:role/app"));
-    assert!(wish.isolate_identity);
-    assert_eq!(wish.image.as_deref(), Some("registry.example.com:5000/team/coffer:1.0"));
-    assert_eq!(wish.position, Some(Position::After("migrate".to_owned())));
-    assert_eq!(wish.resources.requests["cpu"], "0.01");
-    assert_eq!(wish.resources.limits["memory"], "64Mi");
-    assert_eq!((wish.size_limit, wish.listen), (Some(4 << 20), Some("127.0.0.1:9466".parse().unwrap())));
-    assert_eq!(wish.warnings, Vec::<String>::new());
-    let inline = inline(&wish);
-    assert!(inline.signals());
-    assert_eq!(inline.most_bytes(), Some((8 << 10) + (64 << 10)));
-    assert_eq!(
-        inline.text(Some("0444")),
-        r#"# Made of the annotations coffer.dev/… of this pod.
-region: "eu-west-1"
-refresh: "5m"
-mode: 0444
-volumes:
-- path: "/run/app"
-  on_change:
-  - {"signal": "HUP", "process": "app"}
-  files:
-  - {"name": "a", "from": "parameterstore:/a", "mode": "0400"}
-  - {"name": "Db.json", "from": "secretsmanager:prod/db", "select": "\"user-name\" || `x`"}
-"#
-    );
-    let volume = &parsed(&inline.text(Some("0444"))).volumes[0];
-    let modes: Vec<u32> = volume.files.iter().map(|file| file.mode.bits()).collect();
-    assert_eq!(modes, [0o400, 0o444]);
-}
+use super::{DB, PREFIX, annotations, injected, read};
+use crate::webhook::annotations::Wish;
 
 #[test]
 fn every_mistake_names_its_annotation_and_the_fix() {
     let role = "arn:aws:iam::123456789012:role/app";
+    let mut wrong = String::new();
     for (pairs, expected) in [
         // inject
         (&[("inject", "yes"), DB][..], "coffer.dev/inject: takes `true` or `false` in quotes, not `yes`"),
@@ -299,11 +189,11 @@ fn every_mistake_names_its_annotation_and_the_fix() {
         ),
         (
             &[("inject", "true"), ("files", "\n\n- name: a\n\tfrom: secretsmanager:x\n")],
-            "coffer.dev/files:4:2: tabs disallowed within this context (block indentation); indent with spaces",
+            "coffer.dev/files:3:9: while scanning a plain scalar, found a tab; indent with spaces",
         ),
         (
             &[("inject", "true"), ("files", "- {name: a, from: 'secretsmanager:x'}\n---\n- {}\n")],
-            "coffer.dev/files:2:1: a second document starts here; a config is one: remove the `---`",
+            "coffer.dev/files:3:1: a second document starts here; a config is one: remove the `---`",
         ),
         (
             &[("inject", "true"), ("files", "path: /v\nfiles: [{name: a, from: 'secretsmanager:x'}]")],
@@ -333,7 +223,7 @@ fn every_mistake_names_its_annotation_and_the_fix() {
         ),
         (
             &[("inject", "true"), DB, ("on-change", "- touch: /run/reload\n- {signal: HUP, proces: app}")],
-            "coffer.dev/on-change:2:4: this signal goes to nobody; add `process` with the name of its program, or `pid_file` with the path of a file\ncoffer.dev/on-change:2:17: unknown key `proces` in an action; did you mean `process`?",
+            "coffer.dev/on-change:2:12: this signal goes to nobody; add `process` with the name of its program, or `pid_file` with the path of a file\ncoffer.dev/on-change:2:17: unknown key `proces` in an action; did you mean `process`?",
         ),
         (
             &[("inject", "true"), DB, ("on-change", "touch: /run/secrets/coffer/x")],
@@ -371,6 +261,10 @@ fn every_mistake_names_its_annotation_and_the_fix() {
         (
             &[("inject", "true"), DB, ("resources", "{limits: {memory: [32Mi]}, requests: 7}")],
             "coffer.dev/resources: `limits.memory` takes a quantity, such as `32Mi`\ncoffer.dev/resources: `requests` takes a mapping of resources to quantities, such as `{memory: 16Mi}`",
+        ),
+        (
+            &[("inject", "true"), DB, ("resources", "limits:\n  cpu: 1\n  cpu: 2\n")],
+            "coffer.dev/resources:3:3: duplicate mapping key: cpu; write it as `{requests: {cpu: 5m, memory: 16Mi}, limits: {memory: 32Mi}}`",
         ),
         // contradictions
         (
@@ -422,26 +316,96 @@ fn every_mistake_names_its_annotation_and_the_fix() {
              coffer.dev/listen: contradicts `coffer.dev/mode: exec`: without files and restarts nothing of Coffer stays to serve it; write `coffer.dev/on-change: restart` too, or remove the annotation",
         ),
     ] {
-        assert_eq!(read(pairs).expect_err(&format!("{pairs:?}")), expected, "{pairs:?}");
+        let found = read(pairs).map_or_else(|error| error, |wish| format!("{wish:?}"));
+        if found != expected {
+            wrong.push_str(&format!("{pairs:?}\n  found {found}\n  for   {expected}\n"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong}");
 }
 
 #[test]
-fn files_mean_the_same_as_in_their_annotation() {
-    for files in [
-        "- {name: a, from: 'secretsmanager:x'}",
-        "--- # a marker\n- name: a\n  from: secretsmanager:x\n  mode: 0400\n...\n",
-        "- name: a\r\n  from: secretsmanager:x\r\n  optional: true\r\n",
-        "    - &one {name: a, from: &x 'secretsmanager:x', region: eu-west-1}\n    - {name: b, from: *x}\n",
-        "{\"files\": [{\"name\": \"a\", \"from\": \"secretsmanager:x\", \"select\": \"\\\"a-b\\\"[0] || 'it''s'\"}]}",
-        "mode: 0o400\nrefresh: 10m\nuid: 7\nrole_arn: arn:aws:iam::123456789012:role/app\nregion:\nfiles:\n- from: parameterstore:/a/\n  recursive: true\n  separator: _\n",
-        "values: {db: 'secretsmanager:x'}\nfiles:\n- name: a\n  template: |2\n     first {{ db }}\n\n    #{no}: \"'\\\n- name: b\n  template: >-\n    {{ db }}\n    folded\n",
-        "- name: \"a b\\u00e9\\u2028'{}[],&*#?|<>=!%@\"\n  from: secretsmanager:x\n",
-        "- {name: 7, from: 'secretsmanager:x', select: 'null'}\n- {name: 'no', from: 'secretsmanager:x'}\n- {name: '1e3', from: 'secretsmanager:x'}",
-        "- {name: tls/, from: 'secretsmanager:x', format: pem}",
+fn all_mistakes_are_told_at_once() {
+    let found = read(&[
+        DB,
+        ("config", "app"),
+        ("file.x", "nonsense"),
+        ("files", "- {name: a}"),
+        ("mode", "none"),
+        ("on-change", "- http: https://127.0.0.1/\n- 7"),
+        ("paht", "/x"),
+        ("resources", "{limits: {cpu: lots}, more: 1}"),
+    ]);
+    let found = found.unwrap_err();
+    let names: Vec<&str> = found.lines().filter_map(|line| line.split_once(": ").map(|(name, _)| name)).collect();
+    assert_eq!(
+        names,
+        [
+            "coffer.dev/inject",
+            "coffer.dev/paht",
+            "coffer.dev/mode",
+            "coffer.dev/resources",
+            "coffer.dev/resources",
+            "coffer.dev/on-change:1:9",
+            "coffer.dev/on-change:2:3",
+            "coffer.dev/files:1:3",
+            "coffer.dev/file.x",
+            "coffer.dev/config",
+            "coffer.dev/config",
+            "coffer.dev/on-change",
+        ],
+        "{found}"
+    );
+}
+
+#[test]
+fn what_is_huge_is_told_in_short() {
+    let long = |length: usize| "x".repeat(length);
+    for (name, value) in [
+        ("files", long(65 * 1024)),
+        ("on-change", long(17 * 1024)),
+        ("resources", long(5000)),
+        ("mode", long(5000)),
+        ("file.db", format!("secretsmanager:{}", long(66 * 1024))),
+        (&*long(5000), long(5000)),
+        ("region", long(4000)),
+        ("containers", long(4000)),
+        ("path", format!("/{}", long(4000))),
+        ("config", format!("a/{}", long(4000))),
     ] {
-        carried_over(files);
+        let found = injected(&[("file.a", "secretsmanager:a"), (name, &value)]).unwrap_err();
+        assert!(found.len() < 500, "{found}");
+        assert!(found.starts_with(&format!("{PREFIX}{}", &name[..name.len().min(20)])), "{found}");
     }
-    let long = format!("{{{{ db }}}}{}", "x: 'y', ".repeat(4000));
-    carried_over(&format!("values: {{db: 'secretsmanager:x'}}\nfiles:\n- name: a\n  template: |\n    {long}\n"));
+    let mut many = annotations(&[("inject", "true"), DB]);
+    many.extend((0..5000).map(|at| (format!("{PREFIX}unknown-{at}"), "x".to_owned())));
+    let found = Wish::read(&many).unwrap_err();
+    assert_eq!((found.len(), found[40].text.as_str()), (41, "and more mistakes than are told here"));
+    many.insert("of-another".to_owned(), long(256 * 1024));
+    let found = Wish::read(&many).unwrap_err();
+    assert!(found.len() == 1 && found[0].text.contains("Kubernetes takes 262144"), "{found:?}");
+}
+
+#[test]
+fn aliases_do_not_swell() {
+    let text = format!("{{{{ db }}}}{}", "x".repeat(30_000));
+    let mut swelling = format!("values: {{db: 'secretsmanager:x'}}\nfiles:\n- {{name: a, template: &t '{text}'}}\n");
+    // Few aliases with much text, and many with little: the parser itself minds only the latter.
+    for at in 0..90 {
+        swelling.push_str(&format!("- {{name: n{at}, template: *t}}\n"));
+    }
+    let many = format!("- &x {{name: a, from: 'secretsmanager:x'}}\n{}", "- *x\n".repeat(2000));
+    let mut laughs = "a: &a0 [x, x, x, x, x, x, x, x]\n".to_owned();
+    for at in 1..6 {
+        laughs.push_str(&format!("a{at}: &a{at} [{}]\n", format!("*a{}, ", at - 1).repeat(8)));
+    }
+    for text in [swelling, many, laughs] {
+        for name in ["files", "on-change", "resources"] {
+            let found = injected(&[DB, (name, &text)]).unwrap_err();
+            assert!(
+                found.contains("aliases that repeat them") || found.contains("bytes, and may hold"),
+                "{name}: {found}"
+            );
+        }
+    }
 }
