@@ -29,7 +29,7 @@ pub(super) struct Render {
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
-    /// yaml; json: one object, or a List of them; or patch: a JSON Patch (RFC 6902) for each object that changes
+    /// yaml; json: one object, or a List of them; or patch: a JSON Patch (RFC 6902) for each object with such a pod
     #[arg(long, short, value_name = "FORMAT", default_value = "yaml")]
     output: Format,
 
@@ -171,17 +171,14 @@ fn as_yaml(all: &[Rendered<'_>], explain: bool) -> String {
             text.push_str("---\n");
         }
         match &rendered.object {
-            Some(object) => {
-                // JSON is YAML; what was JSON is read on as YAML.
-                text.push_str(&yaml(object));
-                for pod in rendered.pods.iter().filter(|_| explain) {
-                    text.push_str(&explained(pod, "# "));
-                }
-            }
+            Some(object) => text.push_str(&yaml(object)),
             None => {
                 text.push_str(rendered.document.text.trim_start_matches('\n').trim_end());
                 text.push('\n');
             }
+        }
+        for pod in rendered.pods.iter().filter(|_| explain) {
+            text.push_str(&explained(pod, "# "));
         }
     }
     text
@@ -196,9 +193,11 @@ fn as_json(all: &[Rendered<'_>]) -> String {
     }
 }
 
+/// One for each object with a pod that asks for something, empty where that is in place already.
 fn as_patches(all: &[Rendered<'_>]) -> String {
-    let changed = all.iter().filter(|rendered| rendered.object.is_some());
-    changed.map(|rendered| format!("{:#}\n", json!(rendered.patch()))).collect()
+    let asks = all.iter().filter(|rendered| !rendered.pods.is_empty());
+    let patches: Vec<String> = asks.map(|rendered| format!("{:#}\n", json!(rendered.patch()))).collect();
+    if patches.is_empty() { "[]".to_owned() } else { patches.concat() }
 }
 
 /// Each thing that was added to a pod, and why, a line each.
@@ -267,6 +266,16 @@ mod tests {
         assert_eq!((list["kind"].as_str(), list["items"][0]["kind"].as_str()), (Some("List"), Some("Service")));
         let patch: Value = serde_json::from_str(&as_patches(&two)).unwrap();
         assert!(patch.as_array().unwrap().iter().any(|step| step["path"] == "/spec/initContainers"), "{patch}");
+    }
+
+    #[test]
+    fn what_is_in_place_already_is_no_change() {
+        let once = as_yaml(&rendered(POD), false);
+        let twice = rendered(&once);
+        assert_eq!(as_yaml(&twice, false), once);
+        assert_eq!(as_patches(&twice), "[]\n");
+        assert!(as_yaml(&twice, true).contains("# Pod api, and why:"));
+        assert_eq!(as_patches(&rendered("kind: Service\n")), "[]");
     }
 
     #[test]
