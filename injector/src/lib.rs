@@ -21,3 +21,4 @@ pub mod provider;
 mod refusal;
 pub mod rotations;
 pub mod webhook;
+mod yaml;

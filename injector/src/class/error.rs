@@ -5,7 +5,7 @@ use std::fmt;
 use coffer::file::FileNameError;
 use coffer::render::SelectorError;
 
-use super::yaml::Fault;
+use crate::yaml::Fault;
 
 /// An object of a class, as a message names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use super::yaml::{self, Fault, Kind, Node};
 use super::{ClassError, ClassFiles, Lint, Parameters, shown};
+use crate::yaml::{self, Fault, Kind, Node};
 
 /// Longest text that is read, in bytes: what Kubernetes can store of a dozen classes.
 const TEXT_MAX: usize = 16 << 20;

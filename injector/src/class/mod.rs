@@ -19,7 +19,6 @@ mod reference;
 mod rules;
 #[cfg(test)]
 mod tests;
-mod yaml;
 
 use std::collections::BTreeMap;
 
@@ -31,7 +30,7 @@ pub use self::error::{ClassError, Object};
 pub use self::lint::Lint;
 use self::lint::{Lints, nearest};
 use self::object::Objects;
-pub use self::yaml::{Fault, Place};
+pub use crate::yaml::{Fault, Place};
 
 /// The mode of files that the class gives none: the provider's own default (its README, `filePermission`).
 pub const DEFAULT_MODE: u32 = 0o644;

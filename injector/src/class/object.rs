@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::error::{ClassError, Object};
 use super::lint::{Lints, nearest};
 use super::shown;
-use super::yaml::{self, Fault, Kind, Node, Place, Scalar};
+use crate::yaml::{self, Fault, Kind, Node, Place, Scalar};
 
 /// The entries of `objects`, `None` for an empty one, and what is odd about how they are written.
 pub(super) struct Objects {

@@ -4,7 +4,9 @@ mod check;
 mod common;
 mod csi;
 mod notifier;
+mod pod_arguments;
 mod provider;
+mod render;
 
 use std::process::ExitCode;
 
@@ -38,6 +40,7 @@ enum Command {
     Csi(Box<csi::Csi>),
     Notifier(Box<notifier::Notify>),
     Provider(Box<provider::ProviderCommand>),
+    Render(Box<render::Render>),
 }
 
 impl Arguments {
@@ -47,6 +50,7 @@ impl Arguments {
             Command::Csi(csi) => csi.run().into(),
             Command::Notifier(notifier) => notifier.run().into(),
             Command::Provider(provider) => provider.run().into(),
+            Command::Render(render) => render.run().into(),
         }
     }
 }

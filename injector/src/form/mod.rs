@@ -127,14 +127,19 @@ pub(crate) fn pod_of(context: &HashMap<String, String>) -> Result<Pod, FormError
 
 /// A name that may stand in a request to the API server: as a DNS subdomain (RFC 1123), and as a uid.
 fn name<'a>(key: &'static str, value: &'a str) -> Result<&'a str, FormError> {
+    match is_object_name(value) {
+        true => Ok(value),
+        false => Err(FormError::Name { key, value: value.chars().take(64).collect() }),
+    }
+}
+
+/// Whether a text can be the name of an object: a DNS subdomain (RFC 1123).
+pub(crate) fn is_object_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = value.as_bytes();
+    let bytes = text.as_bytes();
     let ends_well = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
-    if ends_well && bytes.len() <= 253 && value.bytes().all(plain) {
-        return Ok(value);
-    }
-    Err(FormError::Name { key, value: value.chars().take(64).collect() })
+    ends_well && bytes.len() <= 253 && text.bytes().all(plain)
 }
 
 /// An interval between looks, as the attribute `refresh` and the flag have it.

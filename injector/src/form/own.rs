@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use coffer_runtime::aws::{is_region, is_role_arn};
+
 use super::{interval, name};
 
 const KNOWN: [&str; 7] = ["spec", "configMap", "configMapKey", "region", "role-arn", "refresh", "identity"];
@@ -113,7 +115,7 @@ impl Own {
             true => Ok(region.clone()),
             false => Err(value("region", "this is no AWS region; write one such as `eu-west-1`")),
         });
-        let role = get("role-arn").map(|role| match is_role(role) {
+        let role = get("role-arn").map(|role| match is_role_arn(role) {
             true => Ok(role.clone()),
             false => Err(value("role-arn", "this is no role's ARN; write it as `arn:aws:iam::123456789012:role/NAME`")),
         });
@@ -135,18 +137,6 @@ impl Own {
         };
         Ok(Self { source, region: region.transpose()?, refresh: refresh.transpose()?, identity })
     }
-}
-
-/// Whether a text can be a region's name.
-pub(crate) fn is_region(text: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)
-}
-
-fn is_role(arn: &str) -> bool {
-    let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    matches!(parts[..], ["arn", _, "iam", "", account, resource]
-        if account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit()) && resource.starts_with("role/"))
 }
 
 impl ConfigMapRef {

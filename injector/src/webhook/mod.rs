@@ -6,10 +6,11 @@
 //!                             what is around it: the role of its service account, native sidecars
 //! ```
 //!
-//! All between the review and the patch is pure, and [`render`](crate::webhook::mutation) offline is the same code.
+//! All between the review and the patch is pure, and [`manifest`] is the same code offline.
 
 pub mod annotations;
 pub mod certificates;
+pub mod manifest;
 pub mod mutation;
 pub mod patch;
 pub mod review;

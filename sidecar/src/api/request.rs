@@ -1,6 +1,8 @@
 //! What a request asks for, read from its path and query as AWS's agent and AWS's Lambda extension read
 //! them.
 
+use coffer_runtime::aws::is_role_arn;
+
 use super::refusal::Refusal;
 use crate::source::{ParameterQuery, SecretQuery, WholeQuery};
 
@@ -128,7 +130,7 @@ impl Pairs {
 
     fn role(&mut self) -> Result<Option<String>, Refusal> {
         let arn = self.take("roleArn");
-        if arn.as_deref().is_some_and(|arn| !is_role(arn)) {
+        if arn.as_deref().is_some_and(|arn| !is_role_arn(arn)) {
             let expected = "invalid roleArn format, expected arn:<partition>:iam::<account>:role/<name>";
             return Err(Refusal::bad_request(expected));
         }
@@ -154,20 +156,6 @@ fn boolean(text: &str) -> Option<bool> {
         "false" | "0" => Some(false),
         _ => None,
     }
-}
-
-/// Whether a text has the form of a role's ARN, in any partition, with or without a path.
-fn is_role(arn: &str) -> bool {
-    let word = |byte: u8, more: &[u8]| byte.is_ascii_alphanumeric() || byte == b'_' || more.contains(&byte);
-    let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    let ["arn", partition, "iam", "", account, resource] = parts[..] else { return false };
-    let Some(name) = resource.strip_prefix("role/") else { return false };
-    !partition.is_empty()
-        && partition.bytes().all(|byte| word(byte, b"-"))
-        && account.len() == 12
-        && account.bytes().all(|byte| byte.is_ascii_digit())
-        && !name.is_empty()
-        && name.bytes().all(|byte| word(byte, b"+=,.@/-"))
 }
 
 /// Undoes percent-encoding. A `%` that encodes nothing stands for itself, as browsers and AWS's

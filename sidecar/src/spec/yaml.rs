@@ -90,7 +90,7 @@ fn plain_message(error: &serde_saphyr::Error) -> String {
         _ if message.starts_with("multiple YAML documents") => {
             return "a second document starts here; a config is one: remove the `---`".to_owned();
         }
-        _ if message.starts_with("tabs disallowed") => "; indent with spaces",
+        _ if message.starts_with("tabs disallowed") || message.ends_with("found a tab") => "; indent with spaces",
         _ if message.starts_with("mapping values are not allowed") => "; a text with `: ` in it needs quotes",
         _ => "",
     };
@@ -186,6 +186,7 @@ mod tests {
             ("a: 1\na: 2\n", "duplicate key `a`; keep one of them"),
             ("a: 1\n---\nb: 2\n", "a second document starts here; a config is one: remove the `---`"),
             ("a:\n\t- b\n", "tabs disallowed within this context (block indentation); indent with spaces"),
+            ("- a: b\n\tc: d\n", "while scanning a plain scalar, found a tab; indent with spaces"),
             (
                 "from: secretsmanager: prod/db\n",
                 "mapping values are not allowed in this context; a text with `: ` in it needs quotes",

@@ -1,10 +1,29 @@
 //! What a pod's annotations ask for, checked as a whole.
 
+mod contradictions;
+mod files;
+mod inline;
+mod known;
+mod mount_path;
+mod quantity;
+mod reading;
+mod resources;
+#[cfg(test)]
+mod tests;
+mod told;
+mod words;
+mod yaml;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
 use serde_json::{Map, Value};
+
+pub use self::inline::Inline;
+pub use self::known::{ANNOTATIONS, Annotation, nearest};
+pub use self::quantity::{Quantity, QuantityError};
+use self::reading::Reading;
 
 /// What all our annotations begin with. Unknown ones under it are errors.
 pub const PREFIX: &str = "coffer.dev/";
@@ -71,13 +90,6 @@ pub enum Content {
     Inline(Inline),
 }
 
-/// Files listed in annotations, and what goes with them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Inline {
-    text: String,
-    mode_line: usize,
-}
-
 /// Where our container stands among the init containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Position {
@@ -101,7 +113,8 @@ pub struct Resources {
 /// What is wrong with one annotation, and the fix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// The annotation's whole name; empty where it is about the pod itself.
+    /// The annotation's whole name, with line and column where it is YAML (`coffer.dev/files:2:5`); empty where it is
+    /// about the pod itself.
     pub annotation: String,
     /// What, and the fix.
     pub text: String,
@@ -121,28 +134,66 @@ impl Wish {
     ///
     /// # Errors
     /// Every mistake, not just the first.
-    pub fn read(_annotations: &BTreeMap<String, String>) -> Result<Option<Self>, Vec<Problem>> {
-        todo!()
+    pub fn read(annotations: &BTreeMap<String, String>) -> Result<Option<Self>, Vec<Problem>> {
+        Reading::of(annotations).map_or(Ok(None), |reading| reading.wish().map(Some))
     }
 }
 
-impl Inline {
-    /// The whole config file of the sidecar: YAML. `mode` is what files have that say nothing of it, such as `0444`;
-    /// `None` for the sidecar's own default, 0440.
-    #[must_use]
-    pub fn text(&self, _mode: Option<&str>) -> String {
-        todo!()
+/// What is wrong with one annotation.
+#[derive(Debug, Default)]
+struct Faults(Vec<Fault>);
+
+/// A mistake, and where in the annotation it is: line and column, 0 where it is all of it.
+#[derive(Debug)]
+struct Fault {
+    place: (u64, u64),
+    text: String,
+}
+
+impl Faults {
+    fn of(text: impl Into<String>) -> Self {
+        Self(vec![Fault { place: (0, 0), text: text.into() }])
     }
 
-    /// The most that the files can take, in bytes, as far as it can be known: `None` for a `recursive` one.
-    #[must_use]
-    pub fn most_bytes(&self) -> Option<u64> {
-        todo!()
+    /// Of an annotation that is there in name only.
+    fn empty(name: &str) -> Self {
+        Self::of(format!("is empty; it takes {}; write that, or remove the annotation", known::takes(name)))
     }
 
-    /// Whether a process of the application is to be sent a signal.
-    #[must_use]
-    pub fn signals(&self) -> bool {
-        todo!()
+    fn add(&mut self, text: impl Into<String>) {
+        self.at((0, 0), text);
     }
+
+    fn at(&mut self, place: (u64, u64), text: impl Into<String>) {
+        self.0.push(Fault { place, text: text.into() });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `value`, if there are none.
+    fn or<T>(self, value: T) -> Result<T, Self> {
+        if self.is_empty() { Ok(value) } else { Err(self) }
+    }
+
+    fn into_problems(self, annotation: &str) -> impl Iterator<Item = Problem> {
+        self.0.into_iter().map(move |Fault { place: (line, column), text }| Problem {
+            annotation: match line {
+                0 => annotation.to_owned(),
+                _ => format!("{annotation}:{line}:{column}"),
+            },
+            text,
+        })
+    }
+}
+
+/// A text of a user as it may stand in a message: short, and on one line.
+fn shown(text: &str) -> String {
+    const LONGEST: usize = 64;
+    let mut shown = text.chars().take(LONGEST).collect::<String>().escape_debug().to_string();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    shown
 }

@@ -4,6 +4,7 @@
 mod call;
 mod credentials;
 mod error;
+mod name;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use credentials::{
     AddressType, Agent, AgentUrl, AgentUrlError, CallObserver, Credentials, RoleStep, TokenSource, session_name,
 };
 pub use error::{AwsError, Class};
+pub use name::{is_region, is_role_arn};
 
 use crate::VERSION;
 

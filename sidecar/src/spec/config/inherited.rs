@@ -1,6 +1,8 @@
 //! As whom and where to ask, and with which mode: settings that go down from the top to volumes and
 //! from there to files.
 
+use coffer_runtime::aws::{is_region, is_role_arn};
+
 use super::super::RoleStep;
 use super::super::yaml::{Kind, Node};
 use super::fields::{Fields, Problems, text};
@@ -39,8 +41,7 @@ pub(super) fn inherited(fields: &mut Fields, above: &Inherited, problems: &mut P
 
 pub(super) fn region(node: &Node, problems: &mut Problems) -> Option<String> {
     let name = text(node, "region", problems)?;
-    let plausible = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !plausible {
+    if !is_region(&name) {
         problems.add(node.place, format!("`region: {name}` is no AWS region; write one such as `eu-west-1`"));
         return None;
     }
@@ -49,10 +50,7 @@ pub(super) fn region(node: &Node, problems: &mut Problems) -> Option<String> {
 
 pub(super) fn role_arn(node: &Node, problems: &mut Problems) -> Option<String> {
     let arn = text(node, "role_arn", problems)?;
-    let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    let ok = matches!(parts[..], ["arn", _, "iam", "", account, resource]
-        if account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()) && resource.starts_with("role/"));
-    if !ok {
+    if !is_role_arn(&arn) {
         problems
             .add(node.place, format!("`{arn}` is no role's ARN; write it as `arn:aws:iam::123456789012:role/NAME`"));
         return None;

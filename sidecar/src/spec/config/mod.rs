@@ -21,7 +21,7 @@ use self::api::api;
 use self::env::env;
 use self::fields::{Fields, Problems, address, duration, list};
 use self::inherited::{Inherited, inherited};
-use self::on_change::refuse_touching;
+use self::on_change::{on_change, refuse_touching};
 use self::push::push;
 pub use self::push::{PushSpec, QueueUrl};
 use self::volume::{Body, read_contents, read_volume};
@@ -183,6 +183,32 @@ impl VolumeSpec {
             Some(Body { owner, refresh, files }) if problems.0.is_empty() => {
                 Ok(Self { path: path.to_owned(), owner, refresh, files, on_change: OnChange::default() })
             }
+            _ => {
+                problems.0.sort();
+                problems.0.dedup();
+                Err(error(problems.0))
+            }
+        }
+    }
+}
+
+impl OnChange {
+    /// Reads what would stand under `on_change` in a config file from a text of its own: a list of actions, or one
+    /// action without a list around it. `file` is only for messages.
+    ///
+    /// # Errors
+    /// Every mistake, not just the first.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let error = |problems| ConfigError { file: file.to_owned(), problems };
+        let root = yaml::parse(text).map_err(|(place, text)| error(vec![Problem { place, text }]))?;
+        let place = root.place;
+        let list = match root.kind {
+            Kind::Map(_) => Node { place, kind: Kind::List(vec![root]) },
+            _ => root,
+        };
+        let mut problems = Problems::default();
+        match on_change(list, &mut problems) {
+            Some(read) if problems.0.is_empty() => Ok(read),
             _ => {
                 problems.0.sort();
                 problems.0.dedup();

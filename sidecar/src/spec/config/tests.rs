@@ -181,3 +181,18 @@ fn a_volume_stands_alone_as_a_mapping_or_a_list() {
     let error = volume("[{name: a, template_file: /etc/shadow}]").unwrap_err().to_string();
     assert!(error.contains("no place to name a file from"), "{error}");
 }
+
+#[test]
+fn actions_stand_alone_as_a_list_or_as_one() {
+    let one = OnChange::parse("told", "{signal: HUP, process: nginx}").unwrap();
+    assert_eq!(OnChange::parse("told", "- signal: HUP\n  process: nginx"), Ok(one));
+    assert_eq!(OnChange::parse("told", "[]"), Ok(OnChange::default()));
+    for (text, expected) in [
+        ("reload", "told:1:1: `on_change` takes a list (each entry starts with `- `), not a text"),
+        ("- signal: HUP\n  proces: a", "told:2:3: unknown key `proces` in an action; did you mean `process`?"),
+        ("[", "told:"),
+    ] {
+        let error = OnChange::parse("told", text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

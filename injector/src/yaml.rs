@@ -3,6 +3,7 @@
 //! A scalar keeps its text and whether it was quoted, so that what a Go program makes of it can be told, and
 //! explained. The tree shares what aliases repeat, and its size is bounded as if it did not.
 
+mod json;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -13,10 +14,12 @@ use std::rc::Rc;
 
 use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
-pub(super) use self::scalar::Meaning;
+pub(crate) use self::json::write;
+pub(crate) use self::scalar::Meaning;
 
-/// Deepest nesting that is read; a class needs five levels, a list of manifests eight.
-const DEPTH_MAX: usize = 32;
+/// Deepest nesting that is read; a class needs five levels, a list of manifests eight, and the schema of a
+/// CustomResourceDefinition, which may stand beside them, some fifty.
+const DEPTH_MAX: usize = 100;
 /// What a node counts for beside its text, in bytes.
 const NODE_WEIGHT: usize = 64;
 /// How much longer the whole tree may be than its text: enough for a text of empty nodes without aliases.
@@ -24,9 +27,9 @@ const EXPANSION_MAX: usize = 32;
 
 /// A node and where it stands.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) place: Place,
-    pub(super) kind: Kind,
+pub(crate) struct Node {
+    pub(crate) place: Place,
+    pub(crate) kind: Kind,
     /// Its size with all that is below it, aliases written out.
     weight: usize,
 }
@@ -42,7 +45,7 @@ pub struct Place {
 
 /// What a node is.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Scalar(Scalar),
     List(Vec<Rc<Node>>),
     /// Keys in their order, merged ones (`<<`) in the place of their merge; a key may repeat.
@@ -51,17 +54,17 @@ pub(super) enum Kind {
 
 /// A scalar as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Scalar {
-    pub(super) text: String,
+pub(crate) struct Scalar {
+    pub(crate) text: String,
     /// Whether it stands without quotes, and its text may mean something else than itself.
-    pub(super) plain: bool,
+    pub(crate) plain: bool,
 }
 
 /// A key of a mapping.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
-    pub(super) place: Place,
-    pub(super) name: Rc<str>,
+pub(crate) struct Key {
+    pub(crate) place: Place,
+    pub(crate) name: Rc<str>,
 }
 
 /// Why a text is not read, and where.
@@ -82,7 +85,7 @@ impl fmt::Display for Place {
 
 impl Node {
     /// What to call it in a message.
-    pub(super) fn noun(&self) -> &'static str {
+    pub(crate) fn noun(&self) -> &'static str {
         match &self.kind {
             Kind::Scalar(scalar) => match scalar.meaning() {
                 Meaning::Null => "nothing",
@@ -96,18 +99,18 @@ impl Node {
     }
 
     /// Whether it is there in name only.
-    pub(super) fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         matches!(&self.kind, Kind::Scalar(scalar) if scalar.meaning() == Meaning::Null)
     }
 
     /// The value of a key, the last one where it stands twice.
-    pub(super) fn get(&self, key: &str) -> Option<&Rc<Self>> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Rc<Self>> {
         let Kind::Map(entries) = &self.kind else { return None };
         entries.iter().rev().find(|(known, _)| &*known.name == key).map(|(_, node)| node)
     }
 
     /// The text of a scalar that is there.
-    pub(super) fn text(&self) -> Option<String> {
+    pub(crate) fn text(&self) -> Option<String> {
         match &self.kind {
             Kind::Scalar(scalar) => scalar.as_string(),
             _ => None,
@@ -117,7 +120,7 @@ impl Node {
 
 /// The first document of a text, `None` where the text is empty; and where a second one begins, which Go programs
 /// do not read.
-pub(super) fn first(text: &str) -> Result<(Option<Rc<Node>>, Option<Place>), Fault> {
+pub(crate) fn first(text: &str) -> Result<(Option<Rc<Node>>, Option<Place>), Fault> {
     let mut reader = Reader::new(text);
     let document = reader.document()?;
     let more = match reader.next() {
@@ -129,7 +132,7 @@ pub(super) fn first(text: &str) -> Result<(Option<Rc<Node>>, Option<Place>), Fau
 }
 
 /// All documents of a text.
-pub(super) fn all(text: &str) -> Result<Vec<Rc<Node>>, Fault> {
+pub(crate) fn all(text: &str) -> Result<Vec<Rc<Node>>, Fault> {
     let mut reader = Reader::new(text);
     let mut documents = Vec::new();
     while let Some(document) = reader.document()? {

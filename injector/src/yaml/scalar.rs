@@ -5,7 +5,7 @@ use super::Scalar;
 
 /// What a scalar means by YAML 1.1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::class) enum Meaning {
+pub(crate) enum Meaning {
     Null,
     Bool(bool),
     /// A number, as Go writes it out.
@@ -14,12 +14,12 @@ pub(in crate::class) enum Meaning {
 }
 
 impl Scalar {
-    pub(in crate::class) fn meaning(&self) -> Meaning {
+    pub(crate) fn meaning(&self) -> Meaning {
         if self.plain { of_plain(&self.text) } else { Meaning::Text(self.text.clone()) }
     }
 
     /// As a field of the type string has it; `None` for nothing, which leaves a field as it is.
-    pub(in crate::class) fn as_string(&self) -> Option<String> {
+    pub(crate) fn as_string(&self) -> Option<String> {
         match self.meaning() {
             Meaning::Null => None,
             Meaning::Bool(value) => Some(value.to_string()),
