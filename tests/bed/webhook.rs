@@ -33,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A certificate for one address, in files, as another would keep them.
 #[derive(Debug)]
 pub struct ServingCertificate {
+    address: SocketAddr,
     folder: TempDir,
     pem: String,
 }
@@ -61,7 +62,12 @@ impl ServingCertificate {
         let pem = made.cert.pem();
         std::fs::write(folder.path().join("tls.crt"), &pem)?;
         std::fs::write(folder.path().join("tls.key"), made.signing_key.serialize_pem())?;
-        Ok(Self { folder, pem })
+        Ok(Self { address, folder, pem })
+    }
+
+    /// What it is for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The certificate's file.

@@ -29,18 +29,19 @@ impl Shop {
         let kubeconfig = format!("--kubeconfig={}", plane.kubeconfig().display());
         let webhook = Webhook::with(&[&[kubeconfig.as_str()], args].concat()).await?;
         let shop = Self { plane, namespace, webhook };
-        shop.register().await?;
+        shop.register(&shop.webhook.certificate.ca_bundle()).await?;
+        shop.is_known().await?;
         Ok(shop)
     }
 
     /// As deploy/ has it, but for the address, and for this namespace only. The second asks about the same pods.
-    async fn register(&self) -> Result<()> {
+    async fn register(&self, ca_bundle: &str) -> Result<()> {
         let of = |name: &str| {
             json!({
                 "name": name,
                 "clientConfig": {
                     "url": format!("https://{}/mutate", self.webhook.address),
-                    "caBundle": self.webhook.certificate.ca_bundle(),
+                    "caBundle": ca_bundle,
                 },
                 "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"],
                     "scope": "Namespaced"}],
@@ -60,7 +61,11 @@ impl Shop {
         });
         let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
         self.plane.api().create(path, &configuration).await?;
-        // The API server takes a moment to know it.
+        Ok(())
+    }
+
+    /// The API server takes a moment to know it.
+    async fn is_known(&self) -> Result<()> {
         let known = eventually(SOON, async || {
             let pod = self.create(&pod(&[("inject", "true"), ("file.a", "secretsmanager:a")]), "?dryRun=All").await?;
             ensure!(is_ours(&pod), "the pod is not changed: {pod}");
@@ -106,6 +111,29 @@ async fn pods_are_changed_that_ask_for_it_and_others_are_never_sent() -> Result<
     // The second webhook of the configuration saw it as well, and had nothing to do.
     ensure!(shop.webhook.admissions("complete").await? >= 1.0);
     ensure!(shop.webhook.admissions("misdirected").await? + shop.webhook.admissions("invalid").await? == 0.0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_own_certificate_is_known_before_it_is_ready() -> Result<()> {
+    let plane = plane().await?;
+    let namespace = unique_name("webhook");
+    plane.api().create("/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).await?;
+    let account = json!({"metadata": {"name": "app"}});
+    plane.api().create(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &account).await?;
+    let kubeconfig = format!("--kubeconfig={}", plane.kubeconfig().display());
+    let webhook = Webhook::with_its_own(&namespace, &[&kubeconfig, "--shutdown-delay=0s"])?;
+    let why = webhook.readiness(503).await?;
+    ensure!(!why.trim().is_empty());
+    let shop = Shop { plane, namespace, webhook };
+    shop.register("").await?;
+    shop.webhook.readiness(200).await?;
+    shop.is_known().await?;
+    let ends = shop.webhook.metric("coffer_webhook_certificate_expiry_timestamp_seconds").await?;
+    ensure!(ends > 1.7e9, "it ends at {ends}");
+    ensure!(shop.webhook.metric("coffer_webhook_certificate_ready").await? == 1.0);
+    let status = shop.webhook.process.stop().await?;
+    ensure!(status.success(), "{status}");
     Ok(())
 }
 

@@ -32,6 +32,34 @@ impl Webhook {
 
     /// The same, ready within that time.
     pub(crate) async fn within(args: &[&str], time: Duration) -> Result<Self> {
+        let files = |certificate: &ServingCertificate| {
+            vec![
+                format!("--tls-cert-file={}", certificate.certificate().display()),
+                format!("--tls-key-file={}", certificate.key().display()),
+                "--webhook-configuration=".to_owned(),
+            ]
+        };
+        let webhook = Self::launch(args, files)?;
+        webhook.ready(200, time).await?;
+        Ok(webhook)
+    }
+
+    /// One that makes its own certificate, as soon as there is a configuration of that name to tell it to. The name is
+    /// that of its namespace, too.
+    pub(crate) fn with_its_own(name: &str, args: &[&str]) -> Result<Self> {
+        let own = |certificate: &ServingCertificate| {
+            vec![
+                format!("--webhook-configuration={name}"),
+                format!("--namespace={name}"),
+                format!("--dns-name={}", certificate.address().ip()),
+                "--identity=test".to_owned(),
+                "--overlap=1s".to_owned(),
+            ]
+        };
+        Self::launch(args, own)
+    }
+
+    fn launch(args: &[&str], certificates: impl Fn(&ServingCertificate) -> Vec<String>) -> Result<Self> {
         let own = own_address();
         let (address, listen) = (SocketAddr::from((own, 9443)), SocketAddr::from((own, 9466)));
         let certificate = ServingCertificate::new(address)?;
@@ -39,14 +67,10 @@ impl Webhook {
             .args(["webhook", "--image=registry.example/coffer:1"])
             .arg(format!("--bind={address}"))
             .arg(format!("--listen={listen}"))
-            .arg(format!("--tls-cert-file={}", certificate.certificate().display()))
-            .arg(format!("--tls-key-file={}", certificate.key().display()))
-            .arg("--webhook-configuration=")
+            .args(certificates(&certificate))
             .args(args)
             .start()?;
-        let webhook = Self { process, certificate, address, listen };
-        webhook.ready(200, time).await?;
-        Ok(webhook)
+        Ok(Self { process, certificate, address, listen })
     }
 
     pub(crate) async fn client(&self) -> Result<ReviewClient> {

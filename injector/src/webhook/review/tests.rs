@@ -90,7 +90,7 @@ fn what_comes_beside_the_request_is_passed_over() {
 }
 
 /// Any JSON, of the kind that annotations and pods are made of.
-fn any() -> impl Strategy<Value = Value> {
+fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -139,7 +139,7 @@ proptest! {
     }
 
     #[test]
-    fn no_review_is_a_panic(ways in prop::collection::vec(any::<usize>(), 0..8), value in any(), more in any()) {
+    fn no_review_is_a_panic(ways in prop::collection::vec(any::<usize>(), 0..8), value in any_json(), more in any_json()) {
         let mut odd = review(&pod());
         odd["request"]["object"]["spec"]["more"] = more;
         put(&mut odd, &ways, value);
