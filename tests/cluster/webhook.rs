@@ -1,6 +1,7 @@
 //! `coffer-injector webhook` as `deploy/webhook` installs it: a real API server calls it, a real kubelet runs the pods that it
 //! changes, and these fetch their files by their own tokens.
 
+mod another;
 mod changes;
 mod examples;
 mod shapes;
@@ -30,6 +31,9 @@ const IMAGE: &str = "coffer-injector:0.1.0";
 const SIDECAR: &str = "coffer:0.1.0";
 const SYSTEM: &str = "coffer-system";
 const NAME: &str = "coffer-injector";
+
+/// How often the kubelet looks at pods here, and so brings a changed Secret or annotation to them.
+const SYNC: Duration = Duration::from_secs(3);
 
 /// Two pods come up, one after another go.
 const ROLLED_OUT: Duration = Duration::from_secs(150);
@@ -68,16 +72,23 @@ impl Ground {
 
     /// One of its own, with these flags of the webhook beside those of the manifest.
     async fn with(flags: &[&str]) -> Result<Self> {
+        let ground = Self::without().await?;
+        ground.install(&fs::read_to_string(format!("{MANIFESTS}/webhook.yaml"))?, flags).await?;
+        ground.rolled_out(2).await?;
+        Ok(ground)
+    }
+
+    /// One of its own, without the webhook yet.
+    async fn without() -> Result<Self> {
         let localstack = LocalStack::shared().await?;
         let (aws, proxy) = (Aws::new(localstack.url()), FaultProxy::start(localstack.url())?);
         aws.create_secret("prod/db", r#"{"username": "app", "password": "one", "host": "db"}"#).await?;
         aws.put_parameter("/prod/app/log-level", ParameterType::SecureString, "info").await?;
         let plane = ControlPlane::start(ControlPlaneOptions::default().controllers().scheduler()).await?;
-        let node = Node::start(&plane, NodeOptions::default()).await?;
+        let node = Node::start(&plane, NodeOptions::default().sync_frequency(SYNC)).await?;
         let (to_aws, to_api) = (Forward::to(&proxy.url())?, Forward::to(&plane.api().url())?);
         let ground = Self { aws, proxy, to_aws, to_api, node, plane };
         ground.import_images().await?;
-        ground.install(flags).await?;
         Ok(ground)
     }
 
@@ -94,10 +105,12 @@ impl Ground {
         self.node.import_image(image).await
     }
 
-    /// Applies the manifests, with what is elsewhere here than in a cluster on AWS and nothing else.
-    async fn install(&self, flags: &[&str]) -> Result<()> {
-        let file = format!("{MANIFESTS}/webhook.yaml");
-        let list = self.plane.kubectl(["apply", "--dry-run=client", "--output=json", "--filename", &file]).await?;
+    /// Applies manifests, with what is elsewhere here than in a cluster on AWS and nothing else.
+    async fn install(&self, manifests: &str, flags: &[&str]) -> Result<()> {
+        let file = self.plane.folder().join("webhook.yaml");
+        fs::write(&file, manifests)?;
+        let read = ["apply", "--dry-run=client", "--output=json", "--filename", &file.to_string_lossy()];
+        let list = self.plane.kubectl(read).await?;
         let mut list: Value = serde_json::from_str(&list)?;
         let objects = list["items"].as_array_mut().context("no list")?;
         let deployment = objects.iter_mut().find(|object| object["kind"] == "Deployment").context("no Deployment")?;
@@ -112,8 +125,7 @@ impl Ground {
         variables.push(json!({"name": "KUBERNETES_SERVICE_PORT", "value": api.port().to_string()}));
         let changed = self.plane.folder().join("webhook.json");
         fs::write(&changed, list.to_string())?;
-        self.plane.kubectl(["apply", "--filename", &changed.to_string_lossy()]).await?;
-        self.rolled_out(2).await
+        self.plane.kubectl(["apply", "--filename", &changed.to_string_lossy()]).await.map(drop)
     }
 
     /// Waits until that many replicas of the newest kind serve and no others are there, and the API server knows them.
@@ -189,6 +201,11 @@ impl Ground {
         let role = self.aws.role_arn("api");
         self.account(&name, "api", &json!({"eks.amazonaws.com/role-arn": role})).await?;
         Ok(name)
+    }
+
+    /// A new namespace in which an annotated pod is made with its secrets or not at all.
+    async fn required(&self) -> Result<String> {
+        self.namespace(json!({"coffer.dev/injection": "required"})).await
     }
 
     async fn account(&self, namespace: &str, name: &str, annotations: &Value) -> Result<()> {

@@ -87,7 +87,7 @@ async fn the_guides_examples_run_and_read_their_files() -> Result<()> {
 #[tokio::test]
 async fn a_certificate_and_its_key_for_envoy_come_together_and_change_together() -> Result<()> {
     let ground = Ground::shared().await?;
-    let namespace = ground.namespace(json!({"coffer.dev/injection": "required"})).await?;
+    let namespace = ground.required().await?;
     let pair = || -> Result<(String, String)> {
         let made = rcgen::generate_simple_self_signed(vec!["shop.test".to_owned()])?;
         Ok((made.cert.pem(), made.signing_key.serialize_pem()))

@@ -7,15 +7,10 @@ use serde_json::{Value, json};
 use super::{Ground, asks_for_password, init_containers, pod};
 use crate::fixture::SOON;
 
-/// A namespace in which a pod is made with its secrets or not at all.
-async fn required(ground: &Ground) -> Result<String> {
-    ground.namespace(json!({"coffer.dev/injection": "required"})).await
-}
-
 #[tokio::test]
 async fn a_pod_with_nothing_beyond_its_container_reads_its_files_and_sees_a_rotation() -> Result<()> {
     let ground = Ground::shared().await?;
-    let namespace = required(ground).await?;
+    let namespace = ground.required().await?;
     ground.aws.create_secret("bare/db", r#"{"password": "one"}"#).await?;
     let mut bare = pod(&json!({
         "coffer.dev/inject": "true",
@@ -50,7 +45,7 @@ async fn a_pod_with_nothing_beyond_its_container_reads_its_files_and_sees_a_rota
 #[tokio::test]
 async fn a_job_ends_by_itself_though_its_sidecar_would_run_on() -> Result<()> {
     let ground = Ground::shared().await?;
-    let namespace = required(ground).await?;
+    let namespace = ground.required().await?;
     let mut template = pod(&asks_for_password());
     let annotations = template["metadata"]["annotations"].take();
     template["metadata"] = json!({"annotations": annotations});
@@ -75,7 +70,7 @@ async fn a_job_ends_by_itself_though_its_sidecar_would_run_on() -> Result<()> {
 #[tokio::test]
 async fn a_pod_that_the_identity_webhook_came_to_first_is_asked_for_as_that_role() -> Result<()> {
     let ground = Ground::shared().await?;
-    let namespace = required(ground).await?;
+    let namespace = ground.required().await?;
     // The service account names no role: all that is known of it stands in the container, the mount first.
     ground.account(&namespace, "plain", &json!({})).await?;
     let role = ground.aws.role_arn("from-the-pod");
@@ -114,7 +109,7 @@ async fn a_pod_that_the_identity_webhook_came_to_first_is_asked_for_as_that_role
 #[tokio::test]
 async fn an_isolated_pod_has_its_role_by_the_service_account_and_its_application_none() -> Result<()> {
     let ground = Ground::shared().await?;
-    let namespace = required(ground).await?;
+    let namespace = ground.required().await?;
     let mut annotations = asks_for_password();
     annotations["coffer.dev/isolate-identity"] = "true".into();
     let isolated = ground.create(&namespace, &pod(&annotations)).await?;
@@ -131,7 +126,7 @@ async fn an_isolated_pod_has_its_role_by_the_service_account_and_its_application
 #[tokio::test]
 async fn exec_gives_the_values_to_the_process_and_to_nobody_else() -> Result<()> {
     let ground = Ground::shared().await?;
-    let namespace = required(ground).await?;
+    let namespace = ground.required().await?;
     let mut wanted = pod(&json!({
         "coffer.dev/inject": "true",
         "coffer.dev/mode": "exec",
@@ -161,7 +156,7 @@ async fn exec_gives_the_values_to_the_process_and_to_nobody_else() -> Result<()>
 #[tokio::test]
 async fn an_init_container_of_the_application_reads_the_files_too() -> Result<()> {
     let ground = Ground::shared().await?;
-    let namespace = required(ground).await?;
+    let namespace = ground.required().await?;
     let mut wanted = pod(&asks_for_password());
     let check = "test \"$(cat /run/secrets/coffer/password)\" = one";
     wanted["spec"]["initContainers"] =
@@ -176,7 +171,7 @@ async fn an_init_container_of_the_application_reads_the_files_too() -> Result<()
 async fn a_pod_without_our_annotations_is_untouched_and_never_sent_to_us() -> Result<()> {
     // Of its own, so that nobody else's pods are counted.
     let ground = Ground::with(&[]).await?;
-    let namespace = required(&ground).await?;
+    let namespace = ground.required().await?;
     let (calls, reviews) = (ground.calls().await?, ground.reviews().await?);
     let mut plain = pod(&json!({"example.com/note": "not ours"}));
     plain["metadata"]["name"] = "plain".into();
