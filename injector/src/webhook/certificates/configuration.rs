@@ -231,11 +231,11 @@ mod tests {
     fn the_patch_names_what_is_wrong_and_nothing_else() {
         let authority = Authority::make(NOW, 1000).unwrap();
         let other = Authority::make(NOW, 1000).unwrap();
-        let trusted = [authority.certificate.clone(), other.certificate.clone()];
+        let trusted = [authority.certificate, other.certificate];
         let bundle: String = trusted.iter().map(Certificate::pem).collect();
         let turned: String = trusted.iter().rev().map(Certificate::pem).collect();
         let webhooks = configuration(&[
-            service("less.coffer.dev", "coffer-injector", &other.certificate.pem()),
+            service("less.coffer.dev", "coffer-injector", &trusted[1].pem()),
             service("other.example.com", "other", ""),
             service("right.coffer.dev", "coffer-injector", &format!("# ours\n{turned}")),
             service("garbage.coffer.dev", "coffer-injector", "-----BEGIN CERTIFICATE-----\nx"),
