@@ -1,5 +1,5 @@
-//! `coffer-injector webhook` as `deploy/webhook` installs it: a real API server calls it, a real kubelet runs the pods that it
-//! changes, and these fetch their files by their own tokens.
+//! `coffer-injector webhook` as `deploy/webhook` installs it: a real API server calls it, a real kubelet runs the pods
+//! that it changes, and these fetch their files by their own tokens.
 
 mod another;
 mod changes;
@@ -295,8 +295,8 @@ impl<'a> Pod<'a> {
         self.shell(&format!("cat /run/secrets/coffer/{file}")).await
     }
 
-    /// The token that it has shown to AWS, which must be one that AWS could check: of this API server, for STS, bound to
-    /// this pod.
+    /// The token that it has shown to AWS, which must be one that AWS could check: of this API server, for STS, bound
+    /// to this pod.
     fn own_token(&self, account: &str) -> Result<()> {
         let own = |token: &&Value| token["kubernetes.io"]["pod"]["uid"] == *self.uid;
         let tokens = self.ground.tokens()?;

@@ -1,5 +1,5 @@
-//! The webhook with a certificate that another keeps, as `deploy/webhook/cert-manager.yaml` has it. There is no cert-manager
-//! here: the test does what it and its cainjector would do.
+//! The webhook with a certificate that another keeps, as `deploy/webhook/cert-manager.yaml` has it. There is no
+//! cert-manager here: the test does what it and its cainjector would do.
 
 use std::fs;
 

@@ -26,8 +26,8 @@ pub(super) struct Made {
 }
 
 impl Ground {
-    /// Makes annotated pods in a namespace while something else goes on, and lets each go again. They are kept from being
-    /// scheduled: it is about their admission alone.
+    /// Makes annotated pods in a namespace while something else goes on, and lets each go again. They are kept from
+    /// being scheduled: it is about their admission alone.
     pub(super) async fn while_pods_are_made<T>(
         &self,
         namespace: &str,
