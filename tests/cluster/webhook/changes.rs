@@ -22,6 +22,9 @@ use crate::fixture::SOON;
 
 const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/coffer-injector";
 
+/// The kubelet and the endpoints' controller need a second or two to see that a process is gone, on a busy machine more.
+const MISSED: Duration = Duration::from_secs(8);
+
 impl Ground {
     /// The authorities that the API server knows each of the webhooks by, in PEM.
     async fn bundles(&self) -> Result<Vec<String>> {
@@ -128,15 +131,16 @@ async fn with_one_replica_killed_pods_are_refused_for_a_moment_and_then_no_more(
         let pid = i32::try_from(first.pid())?;
         kill_process(Pid::from_raw(pid).context("no such process")?, Signal::KILL)?;
         let at = Instant::now();
-        sleep(Duration::from_secs(10)).await;
+        sleep(MISSED + Duration::from_secs(5)).await;
         ground.rolled_out(2).await?;
         Ok(at)
     };
     let (at, made) = ground.while_pods_are_made(&required, killed).await?;
     ensure!(made.bare.is_empty(), "{} were made without the sidecar", made.bare.len());
     for (when, why) in &made.refused {
+        // One that was on its way when it happened was made before.
         ensure!(*when + Duration::from_secs(5) > at, "refused before anything happened: {why}");
-        ensure!(when.saturating_duration_since(at) < Duration::from_secs(5), "refused long after: {why}");
+        ensure!(when.saturating_duration_since(at) < MISSED, "refused long after: {why}");
         ensure!(why.contains("failed calling webhook \"required.coffer.dev\""), "{why}");
     }
     ensure!(made.injected > 100, "only {} pods were made", made.injected);
