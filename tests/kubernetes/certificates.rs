@@ -321,7 +321,6 @@ async fn the_api_server_calls_without_a_failure_through_every_renewal() -> Resul
     ensure!(bundles.len() >= 7 && leaves.len() >= 7, "{} bundles, {} leaves", bundles.len(), leaves.len());
     let calls = [&first, &second].map(|replica| replica.calls.load(Ordering::SeqCst));
     ensure!(calls == [admissions, admissions], "{calls:?} calls of {admissions}");
-    println!("{admissions} admissions, {} leaves, {} bundles", leaves.len(), bundles.len());
     Ok(())
 }
 

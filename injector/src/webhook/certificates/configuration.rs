@@ -172,3 +172,117 @@ fn called(webhook: &MutatingWebhook) -> String {
         (None, None) => format!("{} at nothing", webhook.name),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::authority::Authority;
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn configuration(webhooks: &[Value]) -> MutatingWebhookConfiguration {
+        let filled: Vec<Value> = webhooks
+            .iter()
+            .map(|webhook| {
+                let mut webhook = webhook.clone();
+                webhook["sideEffects"] = "None".into();
+                webhook["admissionReviewVersions"] = json!(["v1"]);
+                webhook
+            })
+            .collect();
+        let metadata = json!({"name": "coffer-injector", "resourceVersion": "7"});
+        serde_json::from_value(json!({"metadata": metadata, "webhooks": filled})).unwrap()
+    }
+
+    fn service(name: &str, service: &str, bundle: &str) -> Value {
+        let bundle = k8s_openapi::ByteString(bundle.as_bytes().to_vec());
+        let service = json!({"namespace": "coffer-system", "name": service});
+        json!({"name": name, "clientConfig": {"service": service, "caBundle": bundle}})
+    }
+
+    fn url(name: &str, url: &str) -> Value {
+        json!({"name": name, "clientConfig": {"url": url}})
+    }
+
+    fn ours() -> Whose {
+        Whose::Service { namespace: "coffer-system".to_owned(), name: "coffer-injector".to_owned() }
+    }
+
+    #[test]
+    fn ours_are_those_that_call_our_service_or_a_url_under_a_name_of_ours() {
+        let webhooks = configuration(&[
+            service("other.example.com", "other", ""),
+            service("inject.coffer.dev", "other", ""),
+            service("renamed.example.com", "coffer-injector", ""),
+            url("url.coffer.dev", "https://[::1]:9443/mutate"),
+            url("url.example.com", "https://example.com/mutate"),
+            service("required.coffer.dev", "coffer-injector", ""),
+        ]);
+        let names = |whose| -> Vec<String> {
+            Hooks::of(&webhooks, &whose).unwrap().0.into_iter().map(|hook| hook.name).collect()
+        };
+        assert_eq!(names(ours()), ["renamed.example.com", "url.coffer.dev", "required.coffer.dev"]);
+        assert_eq!(names(Whose::Named), ["inject.coffer.dev", "url.coffer.dev", "required.coffer.dev"]);
+        let other = Whose::Service { namespace: "x".to_owned(), name: "coffer-injector".to_owned() };
+        assert!(Hooks::of(&configuration(&[]), &other).unwrap_err().contains("(it has none)"));
+    }
+
+    #[test]
+    fn the_patch_names_what_is_wrong_and_nothing_else() {
+        let authority = Authority::make(NOW, 1000).unwrap();
+        let other = Authority::make(NOW, 1000).unwrap();
+        let trusted = [authority.certificate, other.certificate];
+        let bundle: String = trusted.iter().map(Certificate::pem).collect();
+        let turned: String = trusted.iter().rev().map(Certificate::pem).collect();
+        let webhooks = configuration(&[
+            service("less.coffer.dev", "coffer-injector", &trusted[1].pem()),
+            service("other.example.com", "other", ""),
+            service("right.coffer.dev", "coffer-injector", &format!("# ours\n{turned}")),
+            service("garbage.coffer.dev", "coffer-injector", "-----BEGIN CERTIFICATE-----\nx"),
+        ]);
+        let hooks = Hooks::of(&webhooks, &ours()).unwrap();
+        let patch = hooks.patch(&webhooks, &trusted, &bundle).unwrap();
+        let text = k8s_openapi::ByteString(bundle.clone().into_bytes());
+        let wrong = |name: &str| json!({"name": name, "clientConfig": {"caBundle": text}});
+        let webhooks = [wrong("less.coffer.dev"), wrong("garbage.coffer.dev")];
+        assert_eq!(patch, json!({"metadata": {"resourceVersion": "7"}, "webhooks": webhooks}));
+        let right = configuration(&[service("a.coffer.dev", "coffer-injector", &bundle)]);
+        assert_eq!(Hooks::of(&right, &ours()).unwrap().patch(&right, &trusted, &bundle), None);
+    }
+
+    #[test]
+    fn why_a_certificate_is_not_taken_is_told_for_each_webhook() {
+        let authority = Authority::make(NOW, 1000).unwrap();
+        let name = "coffer-injector.coffer-system.svc".to_owned();
+        let leaf = authority.leaf(&[name, "::1".to_owned()], NOW, 5000).unwrap();
+        let pem = authority.certificate.pem();
+        let other = Authority::make(NOW, 1000).unwrap().certificate.pem();
+        let takes =
+            |webhook: Value, now: i64| Hooks::of(&configuration(&[webhook]), &ours()).unwrap().take(&leaf.chain, now);
+        let with = |bundle: &str| service("a.coffer.dev", "coffer-injector", bundle);
+        assert_eq!(takes(with(&pem), NOW), Ok(()));
+        assert_eq!(takes(with(&format!("{other}{pem}")), NOW), Ok(()));
+        // Trusted by itself, as a self-signed certificate is.
+        assert_eq!(takes(with(&leaf.chain_pem()), NOW), Ok(()));
+        assert_eq!(takes(url("a.coffer.dev", "https://[::1]:9443/mutate"), NOW), Ok(()));
+        for (webhook, now, words) in [
+            (with(&other), NOW, "webhook a.coffer.dev: its `caBundle`: its CA is not among those"),
+            (with(""), NOW, "webhook a.coffer.dev: its `caBundle` is empty"),
+            (with("-----BEGIN CERTIFICATE-----\nx"), NOW, "its `caBundle` cannot be read: not valid PEM"),
+            // A leaf ends with its CA at the latest.
+            (with(&pem), NOW + 1001, "the certificate ended 1s ago"),
+            (with(&pem), NOW - 90_000, "not valid before 1day from now: is the clock right?"),
+            (url("a.coffer.dev", "https://[::1]:9443/mutate"), NOW + 5001, "the certificate ended"),
+            (url("a.coffer.dev", "/mutate"), NOW, "its `url` /mutate names no host"),
+            (
+                json!({"name": "a.coffer.dev", "clientConfig": {"url": "https://example.com/", "caBundle":
+                k8s_openapi::ByteString(pem.clone().into_bytes())}}),
+                NOW,
+                "is not for `example.com`",
+            ),
+        ] {
+            let text = takes(webhook, now).unwrap_err();
+            assert!(text.contains(words), "{text}");
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::{Api, Client};
 use rustls_pki_types::ServerName;
 use tokio::sync::watch;
@@ -69,6 +69,8 @@ impl Own {
     ) -> Result<Certificates, KubernetesError> {
         let secret = ObjectName::of::<Secret>(&self.namespace, &self.secret)?;
         let configuration = ObjectName::of::<MutatingWebhookConfiguration>("", &self.configuration)?;
+        // What the leaf is for is made of it.
+        ObjectName::of::<Service>(&self.namespace, &self.service)?;
         let candidate = Candidate::new(client.clone(), &self.namespace, &self.lease, &self.identity)?;
         let secrets = Api::namespaced(client.clone(), &self.namespace);
         let configurations = Api::all(client);
@@ -237,7 +239,7 @@ impl Replica {
             Standing::Failing(error) => causes.push(error.to_string()),
             Standing::Starting => {}
             Standing::StandingBy => {
-                causes.push(format!("the holder of {} puts it right, or its log says why not", self.lease))
+                causes.push(format!("the holder of {} puts it right, or its log says why not", self.lease));
             }
         }
         causes.dedup();
@@ -248,4 +250,51 @@ impl Replica {
 async fn ends(mut ended: watch::Receiver<bool>) {
     // A sender that is gone is the end, too.
     let _ = ended.wait_for(|ended| *ended).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lives_that_cannot_be_renewed_in_time_are_refused() {
+        let own = |[leaf, authority, overlap]: [u64; 3], names: &[&str]| Own {
+            namespace: "coffer-system".to_owned(),
+            secret: "coffer-injector-tls".to_owned(),
+            lease: "coffer-injector".to_owned(),
+            service: "coffer-injector".to_owned(),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            configuration: "coffer-injector".to_owned(),
+            identity: "a".to_owned(),
+            leaf: Duration::from_secs(leaf),
+            authority: Duration::from_secs(authority),
+            overlap: Duration::from_secs(overlap),
+        };
+        let day = 86400;
+        for (lives, names, words) in [
+            ([30 * day, 365 * day, 300], &["webhook.example.com", "10.0.0.1", "::1"][..], ""),
+            ([12, 24, 3], &[], ""),
+            ([10, 10, 0], &[], ""),
+            ([9, 100, 0], &[], "--certificate-lifetime: at least 10s"),
+            ([60, 1000, 16], &[], "--certificate-lifetime: at least four times --overlap, which makes 1m 4s"),
+            (
+                [60, 59, 1],
+                &[],
+                "--ca-lifetime: at least --certificate-lifetime, and eight times --overlap, which makes 1m",
+            ),
+            ([60, 100, 15], &[], "which makes 2m"),
+            ([u64::MAX, u64::MAX, u64::MAX], &[], "at least four times --overlap"),
+            ([60, 600, 1], &["a b"], "--dns-name: `a b` is neither a DNS name nor an address"),
+            ([60, 600, 1], &["*.example.com"], "--dns-name: `*.example.com` is neither"),
+        ] {
+            let checked = own(lives, names).check();
+            match checked {
+                Ok(()) => assert!(words.is_empty(), "{lives:?} {names:?}"),
+                Err(text) => assert!(!words.is_empty() && text.contains(words), "{text}"),
+            }
+        }
+        let names = own([60, 600, 1], &["10.0.0.1"]).wanted().names;
+        let own = ["svc", "svc.cluster.local"].map(|domain| format!("coffer-injector.coffer-system.{domain}"));
+        assert_eq!(names, [&own[0], &own[1], "coffer-injector.coffer-system", "10.0.0.1"]);
+    }
 }

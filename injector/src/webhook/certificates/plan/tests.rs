@@ -134,13 +134,13 @@ fn a_clock_that_is_set_makes_what_is_not_good_anew() {
         (START + 241, Some(Step::Leaf)),
         (START + 601, Some(Step::Anew)),
         (START + 1_000_000_000, Some(Step::Anew)),
-        (0, Some(Step::Anew)),
+        (60, Some(Step::Anew)),
         (-1, Some(Step::Anew)),
         (i64::MAX, Some(Step::Anew)),
     ] {
         let (state, _) = State::read(&made);
         assert_eq!(plan(&state, &wanted(), Sight::default(), now), due, "{now}");
-        if let Some(due) = due.filter(|_| (0..=250_000_000_000).contains(&now)) {
+        if let Some(due) = due.filter(|_| (0..250_000_000_000).contains(&now)) {
             let state = step(state, due, &[], now);
             assert_eq!(plan(&state, &wanted(), Sight::default(), now), None, "{now}");
         }
@@ -259,7 +259,7 @@ proptest! {
         let mut states = Lagging(vec![(0, Arc::new(first))]);
         let mut replicas = [Replica::default(), Replica::default(), Replica::default()];
         let (mut leader, mut away, mut settled) = (0_usize, 0_u64, None);
-        let mut authorities = 0;
+        let (mut authorities, mut prompt) = (0, 0);
         for at in (0_u64..1500).step_by(3) {
             let now = START + i64::try_from(at).unwrap();
             while let Some((_, mishap)) = mishaps.next_if(|(when, _)| *when <= at) {
@@ -272,7 +272,12 @@ proptest! {
                         let key = ["ca.crt", "ca.key", "tls.crt", "tls.key", "next.key"][which];
                         secret.insert(key.to_owned(), ByteString(b"garbage".to_vec()));
                     }
-                    Mishap::Others => secret = data(&State::default().after(Step::Anew, &wanted(), &[], now).unwrap()),
+                    Mishap::Others => {
+                        // Their leaf stands in the Secret until the leader takes it away. A replica that is behind may
+                        // yet find it and that the API server knows its CA: then that has to be so.
+                        prompt = at + 90;
+                        secret = data(&State::default().after(Step::Anew, &wanted(), &[], now).unwrap());
+                    }
                 }
                 states.set(at, State::read(&secret).0);
             }
@@ -306,13 +311,13 @@ proptest! {
                     replica.shown = Some(leaf.clone());
                 }
                 let Some(shown) = &replica.shown else { continue };
-                let api_server = api.at(at.saturating_sub(lag(7)));
+                let api_server = api.at(if at < prompt { at } else { at.saturating_sub(lag(7)) });
                 if takes.ask(&known, shown, now) && !takes.ask(&api_server, shown, now) {
                     prop_assert!(false, "at {at}, replica {index}: {:?}", api_server.take(&shown.chain, now));
                 }
             }
         }
-        prop_assert!(authorities >= 3, "only {authorities} CAs were made");
+        prop_assert!(authorities >= 2, "only {authorities} CAs were made");
         // Whatever befell it, in the end nothing is left to be done but what is due.
         let (state, faults) = State::read(&secret);
         prop_assert!(faults.is_empty(), "{faults:?}");
