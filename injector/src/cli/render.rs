@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use coffer_injector::webhook::manifest::{Cluster, Rendered, RenderedPod, TEXT_MAX, documents, render, yaml};
 use coffer_injector::webhook::mutation::Reason;
 use coffer_runtime::VERSION;
+use coffer_runtime::aws::is_role_arn;
 use coffer_runtime::process::Exit;
 use serde_json::{Value, json};
 
@@ -28,7 +29,7 @@ pub(super) struct Render {
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
-    /// yaml; json: one object, or a List of them; or patch: a JSON Patch (RFC 6902) for each object that changes
+    /// yaml; json: one object, or a List of them; or patch: a JSON Patch (RFC 6902) for each object with such a pod
     #[arg(long, short, value_name = "FORMAT", default_value = "yaml")]
     output: Format,
 
@@ -37,7 +38,7 @@ pub(super) struct Render {
     explain: bool,
 
     /// The role of the pods' service accounts (eks.amazonaws.com/role-arn), where no ServiceAccount among the objects says it
-    #[arg(long, value_name = "ARN")]
+    #[arg(long, value_name = "ARN", value_parser = role)]
     service_account_role: Option<String>,
 
     #[command(flatten)]
@@ -122,6 +123,13 @@ impl Render {
     }
 }
 
+fn role(text: &str) -> Result<String, String> {
+    match is_role_arn(text) {
+        true => Ok(text.to_owned()),
+        false => Err("takes a role's ARN, such as arn:aws:iam::123456789012:role/NAME".to_owned()),
+    }
+}
+
 /// Reads no more than shows that it is too much.
 fn read(source: impl Read) -> io::Result<String> {
     let mut text = String::new();
@@ -163,17 +171,14 @@ fn as_yaml(all: &[Rendered<'_>], explain: bool) -> String {
             text.push_str("---\n");
         }
         match &rendered.object {
-            Some(object) => {
-                // JSON is YAML; what was JSON is read on as YAML.
-                text.push_str(&yaml(object));
-                for pod in rendered.pods.iter().filter(|_| explain) {
-                    text.push_str(&explained(pod, "# "));
-                }
-            }
+            Some(object) => text.push_str(&yaml(object)),
             None => {
                 text.push_str(rendered.document.text.trim_start_matches('\n').trim_end());
                 text.push('\n');
             }
+        }
+        for pod in rendered.pods.iter().filter(|_| explain) {
+            text.push_str(&explained(pod, "# "));
         }
     }
     text
@@ -188,9 +193,11 @@ fn as_json(all: &[Rendered<'_>]) -> String {
     }
 }
 
+/// One for each object with a pod that asks for something, empty where that is in place already.
 fn as_patches(all: &[Rendered<'_>]) -> String {
-    let changed = all.iter().filter(|rendered| rendered.object.is_some());
-    changed.map(|rendered| format!("{:#}\n", json!(rendered.patch()))).collect()
+    let asks = all.iter().filter(|rendered| !rendered.pods.is_empty());
+    let patches: Vec<String> = asks.map(|rendered| format!("{:#}\n", json!(rendered.patch()))).collect();
+    if patches.is_empty() { "[]".to_owned() } else { patches.concat() }
 }
 
 /// Each thing that was added to a pod, and why, a line each.
@@ -204,4 +211,76 @@ fn explained(pod: &RenderedPod, start: &str) -> String {
         let _ = writeln!(text, "{start}  {line}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        render: Render,
+    }
+
+    fn rendered(text: &str) -> Vec<Rendered<'_>> {
+        let pod = Command::parse_from(["render", "-"]).render.pod;
+        let cluster = Cluster { settings: pod.settings_with("coffer:1"), native_sidecars: true, role: None };
+        render(documents(text).unwrap(), &cluster)
+    }
+
+    const POD: &str = "kind: Pod\nmetadata:\n  name: api\n  annotations: {coffer.dev/inject: 'true', coffer.dev/file.db: 'secretsmanager:db'}\n\
+                       spec: {containers: [{name: api}]}\n";
+
+    #[test]
+    fn what_does_not_change_is_printed_as_it_was_written() {
+        let text = format!("# ours\nkind: Service   # kept\n---\n{POD}---\nkind: Role\n");
+        let rendered = rendered(&text);
+        let printed = as_yaml(&rendered, false);
+        assert!(printed.starts_with("# ours\nkind: Service   # kept\n---\nkind: Pod\n"), "{printed}");
+        assert!(printed.ends_with("---\nkind: Role\n"), "{printed}");
+        let again = documents(&printed).unwrap();
+        assert_eq!(again[1].object, rendered[1].object);
+    }
+
+    #[test]
+    fn reasons_are_comments_that_leave_the_manifest_as_it_is() {
+        let rendered = rendered(POD);
+        let (bare, explained) = (as_yaml(&rendered, false), as_yaml(&rendered, true));
+        let lines: Vec<&str> = explained.strip_prefix(&bare).unwrap().lines().collect();
+        assert_eq!(lines[0], "# Pod api, and why:");
+        assert!(lines.len() > 10 && lines.iter().all(|line| line.starts_with("# ")), "{lines:?}");
+        assert!(lines.iter().any(|line| line.starts_with("#   spec.volumes[coffer-secrets] ")), "{lines:?}");
+    }
+
+    #[test]
+    fn json_is_one_object_or_a_list_and_a_patch_leads_there() {
+        let one = rendered(POD);
+        let object: Value = serde_json::from_str(&as_json(&one)).unwrap();
+        assert_eq!(Some(&object), one[0].object.as_ref());
+        let text = format!("kind: Service\n---\n{POD}");
+        let two = rendered(&text);
+        let list: Value = serde_json::from_str(&as_json(&two)).unwrap();
+        assert_eq!((list["kind"].as_str(), list["items"][0]["kind"].as_str()), (Some("List"), Some("Service")));
+        let patch: Value = serde_json::from_str(&as_patches(&two)).unwrap();
+        assert!(patch.as_array().unwrap().iter().any(|step| step["path"] == "/spec/initContainers"), "{patch}");
+    }
+
+    #[test]
+    fn what_is_in_place_already_is_no_change() {
+        let once = as_yaml(&rendered(POD), false);
+        let twice = rendered(&once);
+        assert_eq!(as_yaml(&twice, false), once);
+        assert_eq!(as_patches(&twice), "[]\n");
+        assert!(as_yaml(&twice, true).contains("# Pod api, and why:"));
+        assert_eq!(as_patches(&rendered("kind: Service\n")), "[]");
+    }
+
+    #[test]
+    fn a_role_that_is_none_is_refused() {
+        let told = Command::try_parse_from(["render", "-", "--service-account-role=api"]).unwrap_err().to_string();
+        assert!(told.contains("takes a role's ARN"), "{told}");
+    }
 }

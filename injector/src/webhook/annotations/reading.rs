@@ -255,9 +255,10 @@ impl<'a> Reading<'a> {
 
     fn told_in_short(self) -> Vec<Problem> {
         let mut problems = self.problems;
-        if let Some(more) = problems.len().checked_sub(PROBLEMS_MAX).filter(|more| *more > 0) {
+        if problems.len() > PROBLEMS_MAX {
             problems.truncate(PROBLEMS_MAX);
-            problems.push(Problem { annotation: String::new(), text: format!("and {more} more mistakes or more") });
+            problems
+                .push(Problem { annotation: String::new(), text: "and more mistakes than are told here".to_owned() });
         }
         problems
     }

@@ -49,7 +49,7 @@ impl Role {
     pub(super) fn why(self) -> &'static str {
         match self {
             Self::NativeSidecar => {
-                "fetches the secrets before the application starts, keeps them fresh, and ends after it: a Job ends without it"
+                "fetches the secrets before the application starts, keeps them fresh, and ends after it, so that a Job can end"
             }
             Self::Sidecar => "keeps the secrets fresh, in a container as this cluster has no native sidecars",
             Self::Once => "fetches the secrets once, before the application starts",

@@ -87,14 +87,20 @@ pub(super) fn of_container(wish: &Resources, volume: u64, warnings: &mut Vec<Str
     json!({ "requests": requests, "limits": limits })
 }
 
-/// Whether all containers ask for just what they may use at most, so that the pod is of the class Guaranteed; ours
-/// would make it Burstable.
-pub(super) fn is_guaranteed<'c>(mut containers: impl Iterator<Item = &'c Container>) -> bool {
+/// Whether all containers ask for just what they may use at most, so that the pod is of the class Guaranteed.
+fn is_guaranteed<'c>(mut containers: impl Iterator<Item = &'c Container>) -> bool {
     containers.all(|container| is_guaranteed_alone(&container.0))
 }
 
-/// What is to be said where our container changes the pod's class.
-pub(super) fn tell_of_class(draft: &Draft, ours: &[&Container], warnings: &mut Vec<String>) {
+/// What is to be said where our container changes the pod's class, or may not fit.
+pub(super) fn tell_of_pod(draft: &Draft, ours: &[&Container], warnings: &mut Vec<String>) {
+    // Those of the pod as a whole (Kubernetes 1.34) have to be no less than those of its containers together.
+    if draft.spec.get("resources").is_some_and(|resources| resources.get("requests").is_some()) {
+        warnings.push(format!(
+            "{}: this pod has `resources` of its own, whose requests must have room for Coffer's container",
+            annotation("resources")
+        ));
+    }
     let theirs = draft.init.iter().chain(draft.regular.iter());
     if !ours.is_empty() && is_guaranteed(theirs) && !is_guaranteed(ours.iter().copied()) {
         warnings.push(format!(

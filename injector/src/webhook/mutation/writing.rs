@@ -66,11 +66,7 @@ impl Writing<'_> {
         let needs_token = self.write_targets(&mut draft, &frame, &mut reasons);
         let roles = self.roles(&draft, &mut warnings);
         let ours: Vec<(Role, Container)> = roles.iter().map(|role| (*role, self.anew(&frame, *role))).collect();
-        resources::tell_of_class(
-            &draft,
-            &ours.iter().map(|(_, container)| container).collect::<Vec<_>>(),
-            &mut warnings,
-        );
+        resources::tell_of_pod(&draft, &ours.iter().map(|(_, container)| container).collect::<Vec<_>>(), &mut warnings);
         self.write_volumes(&mut draft, needs_token || !is_exec, &size, &mut reasons);
         for (role, container) in ours {
             self.explain(role, &mut reasons);

@@ -10,9 +10,9 @@ fn applied(before: &Value, steps: &[Step]) -> Value {
     object
 }
 
-fn steps(before: Value, after: Value) -> Vec<String> {
-    let steps = between(&before, &after);
-    assert_eq!(applied(&before, &steps), after);
+fn steps(before: &Value, after: &Value) -> Vec<String> {
+    let steps = between(before, after);
+    assert_eq!(applied(before, &steps), *after);
     steps.iter().map(|step| serde_json::to_string(step).unwrap()).collect()
 }
 
@@ -28,7 +28,7 @@ fn a_new_container_before_others_is_one_step() {
     let before = json!({ "c": [{ "name": "a", "x": 1 }, { "name": "b" }] });
     let after = json!({ "c": [{ "name": "new" }, { "name": "a", "x": 2 }, { "name": "b" }] });
     assert_eq!(
-        steps(before, after),
+        steps(&before, &after),
         [r#"{"op":"add","path":"/c/0","value":{"name":"new"}}"#, r#"{"op":"replace","path":"/c/1/x","value":2}"#]
     );
 }
@@ -37,7 +37,7 @@ fn a_new_container_before_others_is_one_step() {
 fn what_moves_is_taken_away_and_put_in_elsewhere() {
     let list = |names: &[&str]| json!(names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>());
     assert_eq!(
-        steps(list(&["a", "b", "c", "d"]), list(&["b", "c", "d", "a"])),
+        steps(&list(&["a", "b", "c", "d"]), &list(&["b", "c", "d", "a"])),
         [r#"{"op":"remove","path":"/0"}"#, r#"{"op":"add","path":"/3","value":{"name":"a"}}"#]
     );
 }
@@ -45,21 +45,21 @@ fn what_moves_is_taken_away_and_put_in_elsewhere() {
 #[test]
 fn lists_without_names_are_compared_from_both_ends() {
     assert_eq!(
-        steps(json!(["server", "--port=1"]), json!(["coffer", "--", "server", "--port=1"])),
+        steps(&json!(["server", "--port=1"]), &json!(["coffer", "--", "server", "--port=1"])),
         [r#"{"op":"add","path":"/0","value":"coffer"}"#, r#"{"op":"add","path":"/1","value":"--"}"#]
     );
     assert_eq!(
-        steps(json!([1, 2, 3, 4]), json!([1, 4])),
+        steps(&json!([1, 2, 3, 4]), &json!([1, 4])),
         [r#"{"op":"remove","path":"/2"}"#, r#"{"op":"remove","path":"/1"}"#]
     );
     let doubled = json!([{ "name": "a" }, { "name": "a" }]);
-    assert_eq!(steps(doubled, json!([{ "name": "a" }])), [r#"{"op":"remove","path":"/1"}"#]);
+    assert_eq!(steps(&doubled, &json!([{ "name": "a" }])), [r#"{"op":"remove","path":"/1"}"#]);
 }
 
 #[test]
 fn keys_are_escaped() {
     assert_eq!(
-        steps(json!({}), json!({ "coffer.dev/a~b": "x" })),
+        steps(&json!({}), &json!({ "coffer.dev/a~b": "x" })),
         [r#"{"op":"add","path":"/coffer.dev~1a~0b","value":"x"}"#]
     );
 }
@@ -67,10 +67,10 @@ fn keys_are_escaped() {
 #[test]
 fn another_type_is_replaced_whole() {
     assert_eq!(
-        steps(json!({ "a": [1] }), json!({ "a": { "0": 1 } })),
+        steps(&json!({ "a": [1] }), &json!({ "a": { "0": 1 } })),
         [r#"{"op":"replace","path":"/a","value":{"0":1}}"#]
     );
-    assert_eq!(steps(json!(null), json!([])), [r#"{"op":"replace","path":"","value":[]}"#]);
+    assert_eq!(steps(&json!(null), &json!([])), [r#"{"op":"replace","path":"","value":[]}"#]);
 }
 
 #[test]
@@ -107,7 +107,7 @@ proptest! {
     #[test]
     fn applied_it_gives_what_was_wanted(before in value(), after in value()) {
         let steps = between(&before, &after);
-        prop_assert_eq!(applied(&before, &steps), after.clone());
+        prop_assert_eq!(&applied(&before, &steps), &after);
         prop_assert_eq!(&between(&before, &after), &steps);
         prop_assert_eq!(steps.is_empty(), before == after);
     }

@@ -380,7 +380,7 @@ fn what_is_huge_is_told_in_short() {
     let mut many = annotations(&[("inject", "true"), DB]);
     many.extend((0..5000).map(|at| (format!("{PREFIX}unknown-{at}"), "x".to_owned())));
     let found = Wish::read(&many).unwrap_err();
-    assert_eq!((found.len(), found[40].text.as_str()), (41, "and 1 more mistakes or more"));
+    assert_eq!((found.len(), found[40].text.as_str()), (41, "and more mistakes than are told here"));
     many.insert("of-another".to_owned(), long(256 * 1024));
     let found = Wish::read(&many).unwrap_err();
     assert!(found.len() == 1 && found[0].text.contains("Kubernetes takes 262144"), "{found:?}");

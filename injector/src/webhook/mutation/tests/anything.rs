@@ -70,7 +70,7 @@ fn spoiled() -> impl Strategy<Value = Value> {
         },
     });
     let mut places = Vec::new();
-    collect(&whole, String::new(), &mut places);
+    collect(&whole, "", &mut places);
     (prop::sample::select(places), anything(), any::<bool>(), prop::sample::select(vec!["sidecar", "init", "exec"]))
         .prop_map(move |(place, value, remove, mode)| {
             let mut pod = whole.clone();
@@ -86,7 +86,7 @@ fn spoiled() -> impl Strategy<Value = Value> {
         })
 }
 
-fn collect(value: &Value, place: String, places: &mut Vec<String>) {
+fn collect(value: &Value, place: &str, places: &mut Vec<String>) {
     let below: Vec<(String, &Value)> = match value {
         Value::Object(object) => object.iter().map(|(key, value)| (key.replace('/', "~1"), value)).collect(),
         Value::Array(items) => items.iter().enumerate().map(|(at, value)| (at.to_string(), value)).collect(),
@@ -94,7 +94,7 @@ fn collect(value: &Value, place: String, places: &mut Vec<String>) {
     };
     for (key, value) in below {
         places.push(format!("{place}/{key}"));
-        collect(value, format!("{place}/{key}"), places);
+        collect(value, &format!("{place}/{key}"), places);
     }
 }
 

@@ -39,7 +39,7 @@ fn told(text: &str) -> String {
             told.push_str(&crate::yaml::write(&mutation.pod));
             let again = mutate(&mutation.pod, &settings, &surroundings).unwrap().unwrap();
             assert_eq!(again.pod.to_string(), mutation.pod.to_string(), "a second pass");
-            assert!(!mutation.reasons.is_empty());
+            all_explained(&pod, &mutation);
             nothing_lost(&pod, &mutation.pod, "");
         }
         Ok(None) => told.push_str("# unchanged\n"),
@@ -75,6 +75,42 @@ fn nothing_lost(before: &Value, after: &Value, place: &str) {
         (Value::Null, _) => {}
         (before, after) => assert_eq!(before, after, "{place}"),
     }
+}
+
+/// Each thing that was added has its reason.
+fn all_explained(before: &Value, mutation: &Mutation) {
+    let explained = |what: &str| assert!(mutation.reasons.iter().any(|reason| reason.what == what), "why {what}?");
+    let name = |item: &Value| item["name"].as_str().unwrap().to_owned();
+    let names = |list: &Value| list.as_array().into_iter().flatten().map(name).collect::<Vec<_>>();
+    for (key, value) in mutation.pod["metadata"]["annotations"].as_object().unwrap() {
+        if before["metadata"]["annotations"].get(key) != Some(value) {
+            explained(&format!("metadata.annotations[{key}]"));
+        }
+    }
+    for list in ["initContainers", "containers", "volumes"] {
+        let known = names(&before["spec"][list]);
+        for item in mutation.pod["spec"][list].as_array().into_iter().flatten() {
+            let place = format!("spec.{list}[{}]", name(item));
+            let Some(at) = known.iter().position(|known| *known == name(item)) else {
+                explained(&place);
+                continue;
+            };
+            let former = &before["spec"][list][at];
+            for mount in names(&item["volumeMounts"]) {
+                if !names(&former["volumeMounts"]).contains(&mount) {
+                    explained(&format!("{place}.volumeMounts[{mount}]"));
+                }
+            }
+            if former["command"] != item["command"] {
+                explained(&format!("{place}.command"));
+            }
+            for variable in names(&item["env"]).iter().filter(|variable| !names(&former["env"]).contains(variable)) {
+                let along = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_STS_REGIONAL_ENDPOINTS"].contains(&variable.as_str());
+                explained(&format!("{place}.env[{}]", if along { "AWS_ROLE_ARN" } else { variable }));
+            }
+        }
+    }
+    assert!(mutation.reasons.iter().all(|reason| !reason.why.is_empty() && !reason.why.contains('\n')));
 }
 
 #[test]
