@@ -26,7 +26,7 @@ use hyper_util::server::conn::auto;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;

@@ -267,3 +267,57 @@ fn time(text: &str, least: Duration, most: Duration) -> Result<Duration, String>
         format!("takes a time from {least} to {most}, such as `10s`, `5m` or `30d`")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        webhook: Webhook,
+    }
+
+    /// What is wrong with a command line; nothing if it could run.
+    fn wrong(line: &str) -> Option<String> {
+        match Line::try_parse_from(["webhook"].into_iter().chain(line.split_whitespace())) {
+            Ok(line) => line.webhook.certificates.check().err().map(|failed| failed.1),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn flags_that_cannot_go_together_are_told() {
+        let own = "--image=i --namespace=n --identity=p";
+        assert_eq!(wrong(own), None);
+        assert_eq!(wrong("--image=i --tls-cert-file=c --tls-key-file=k --webhook-configuration="), None);
+        for (line, wanted) in [
+            ("--image=i".to_owned(), "--namespace"),
+            ("--image=i --tls-cert-file=c".to_owned(), "--tls-key-file"),
+            (format!("{own} --webhook-configuration="), "--tls-cert-file"),
+            (format!("{own} --certificate-lifetime=2d --ca-lifetime=1d"), "longer than --ca-lifetime"),
+            (format!("{own} --certificate-lifetime=10m"), "--overlap is more than a quarter"),
+            (format!("{own} --certificate-lifetime=1s"), "takes a time from 10s"),
+            (format!("{own} --shutdown-delay=soon"), "such as `10s`"),
+        ] {
+            assert!(wrong(&line).is_some_and(|text| text.contains(wanted)), "{line}: {:?}", wrong(&line));
+        }
+    }
+
+    #[test]
+    fn ready_is_who_is_known_and_not_about_to_end() {
+        let (certificate, known) = watch::channel(Err("no certificate".to_owned()));
+        let (native, version) = watch::channel(None);
+        let ends = Arc::<AtomicBool>::default();
+        let ready = readiness(known, version, Arc::clone(&ends));
+        assert!(ready().is_err_and(|why| why.contains("native sidecars")));
+        native.send_replace(Some(false));
+        assert_eq!(ready(), Err("no certificate".to_owned()));
+        certificate.send_replace(Ok(()));
+        assert_eq!(ready(), Ok(()));
+        ends.store(true, Ordering::Relaxed);
+        assert!(ready().is_err_and(|why| why.contains("the end was called")));
+    }
+}

@@ -188,11 +188,11 @@ mod tests {
 
     #[test]
     fn warnings_are_lines_and_no_more_than_are_passed_on() {
-        assert_eq!(fit(&vec!["a\nb\r\n\tc\u{7f}".to_owned()]), ["coffer: a b c"]);
+        assert_eq!(fit(&["a\nb\r\n\tc\u{7f}".to_owned()]), ["coffer: a b c"]);
         let many = fit(&vec!["ä".repeat(100); 100]);
         assert!(many.iter().map(|line| line.chars().count()).sum::<usize>() <= WARNINGS, "{}", many.len());
         assert_eq!(many.last().map(String::as_str), Some("coffer: 82 more warnings"));
-        assert_eq!(fit(&vec!["x".repeat(5000), "y".to_owned()]), ["coffer: 2 more warnings"]);
+        assert_eq!(fit(&["x".repeat(5000), "y".to_owned()]), ["coffer: 2 more warnings"]);
     }
 
     #[test]

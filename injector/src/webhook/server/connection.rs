@@ -148,7 +148,7 @@ fn tell(error: &io::Error) {
 
 impl Life {
     /// A request is read.
-    fn begin(self: &Arc<Self>) -> UnderWay {
+    pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
         self.lock().open += 1;
         UnderWay(Arc::clone(self))
     }
@@ -161,7 +161,7 @@ impl Life {
     }
 
     /// Waits until the client has been silent for longer than it may.
-    async fn silent(&self) {
+    pub(super) async fn silent(&self) {
         loop {
             let until = {
                 let state = self.lock();

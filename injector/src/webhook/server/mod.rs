@@ -15,6 +15,8 @@
 mod body;
 mod connection;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::collections::HashMap;
