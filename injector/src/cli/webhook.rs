@@ -315,7 +315,7 @@ mod tests {
         assert!(ready().is_err_and(|why| why.contains("native sidecars")));
         native.send_replace(Some(false));
         assert_eq!(ready(), Err("no certificate".to_owned()));
-        certificate.send_replace(Ok(()));
+        let _ = certificate.send_replace(Ok(()));
         assert_eq!(ready(), Ok(()));
         ends.store(true, Ordering::Relaxed);
         assert!(ready().is_err_and(|why| why.contains("the end was called")));
