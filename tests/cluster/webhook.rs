@@ -9,6 +9,7 @@ mod stream;
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -123,9 +124,17 @@ impl Ground {
         let variables = container["env"].as_array_mut().context("no variables")?;
         variables.push(json!({"name": "KUBERNETES_SERVICE_HOST", "value": api.ip()}));
         variables.push(json!({"name": "KUBERNETES_SERVICE_PORT", "value": api.port().to_string()}));
-        let changed = self.plane.folder().join("webhook.json");
-        fs::write(&changed, list.to_string())?;
-        self.plane.kubectl(["apply", "--filename", &changed.to_string_lossy()]).await.map(drop)
+        fs::write(self.installed(), list.to_string())?;
+        self.apply_again().await
+    }
+
+    /// Applies what was installed, as it was then.
+    async fn apply_again(&self) -> Result<()> {
+        self.plane.kubectl(["apply", "--filename", &self.installed().to_string_lossy()]).await.map(drop)
+    }
+
+    fn installed(&self) -> PathBuf {
+        self.plane.folder().join("webhook.json")
     }
 
     /// Waits until that many replicas of the newest kind serve and no others are there, and the API server knows them.

@@ -1,7 +1,6 @@
 //! The webhook renewed, replaced, killed and away, while pods are made.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::Cursor;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::{Ground, MANIFESTS, NAME, ROLLED_OUT, Replica, SYSTEM, asks_for_password, init_containers, pod};
+use super::{Ground, NAME, ROLLED_OUT, Replica, SYSTEM, asks_for_password, init_containers, pod};
 use crate::fixture::SOON;
 
 const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/coffer-injector";
@@ -72,7 +71,7 @@ async fn a_rollout_of_the_webhook_refuses_no_pod() -> Result<()> {
         sleep(Duration::from_secs(2)).await;
         // Applied again, the manifests take away nothing that the webhook has put into their objects.
         let known = ground.bundles().await?;
-        ground.install(&fs::read_to_string(format!("{MANIFESTS}/webhook.yaml"))?, &[]).await?;
+        ground.apply_again().await?;
         ensure!(ground.bundles().await? == known, "the caBundle is another");
         ensure!(ground.replicas().await? == before, "other replicas");
         let restart = ["rollout", "restart", "--namespace", SYSTEM, "deployment/coffer-injector"];
