@@ -1,5 +1,6 @@
 //! The injector's way with the Kubernetes API, at a real API server.
 
+mod certificates;
 mod events;
 mod fixture;
 mod follow;

@@ -37,7 +37,19 @@ pub fn follow<K>(api: Api<K>, name: &str) -> watch::Receiver<Option<Arc<K>>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
+    follow_and_tell(api, name).0
+}
+
+/// As [`follow`]; the second receiver holds why it cannot be followed at the moment.
+pub fn follow_and_tell<K>(
+    api: Api<K>,
+    name: &str,
+) -> (watch::Receiver<Option<Arc<K>>>, watch::Receiver<Option<KubernetesError>>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
     let (state, receiver) = watch::channel(None);
+    let (failing, why) = watch::channel(None);
     let object = ObjectName::trusted(NameParts {
         kind: K::kind(&()).into_owned(),
         group: K::group(&()).into_owned(),
@@ -45,15 +57,16 @@ where
         namespace: api.namespace().unwrap_or_default().to_owned(),
         name: name.to_owned(),
     });
-    let follower = Follower { api, object, state, answered: false, failures: 0 };
+    let follower = Follower { api, object, state, failing, answered: false, failures: 0 };
     tokio::spawn(follower.run());
-    receiver
+    (receiver, why)
 }
 
 struct Follower<K> {
     api: Api<K>,
     object: ObjectName,
     state: watch::Sender<Option<Arc<K>>>,
+    failing: watch::Sender<Option<KubernetesError>>,
     /// Whether the API has ever answered.
     answered: bool,
     /// How often it failed since a watch last began.
@@ -84,6 +97,7 @@ where
             if self.failures == 0 {
                 tracing::warn!("{error}; the last known state of {} stays", self.object);
             }
+            self.failing.send_replace(Some(error));
             let pause = PAUSE.saturating_mul(1 << self.failures.min(6)).min(PAUSE_MAX);
             self.failures = self.failures.saturating_add(1);
             sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
@@ -115,6 +129,7 @@ where
                 Err(_) => return Err(KubernetesError::timeout(Verb::Watch, &self.object, ANSWER)),
             };
             if std::mem::take(&mut self.failures) > 0 {
+                self.failing.send_replace(None);
                 tracing::info!("following {} again", self.object);
             }
             let mut events = pin!(events);

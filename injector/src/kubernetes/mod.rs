@@ -40,7 +40,7 @@ use self::cached::{Cached, Lifetime, Outage};
 pub use self::class::{Class, SecretKey, SecretObject};
 pub use self::error::{KubernetesError, Verb};
 pub use self::events::Events;
-pub use self::follow::follow;
+pub use self::follow::{follow, follow_and_tell};
 pub use self::object::{NameParts, ObjectName};
 pub use self::pod_status::PodStatus;
 use self::requests::Requests;

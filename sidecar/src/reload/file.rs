@@ -30,7 +30,7 @@ pub enum LoadError {
 
 /// A file as the disk has it; equal as long as nobody wrote it or put another in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub struct Stamp {
     path: PathBuf,
     /// Device, inode, size and times; `None` while there is no such file.
     found: Option<(u64, u64, u64, Option<SystemTime>, i64, i64)>,
@@ -70,7 +70,9 @@ impl ConfigFile {
 }
 
 impl Stamp {
-    pub(super) fn of(path: &Path) -> Self {
+    /// The file at `path` as it is now, or that there is none.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
         let found = fs::metadata(path).ok();
         let found = found.map(|at| (at.dev(), at.ino(), at.len(), at.modified().ok(), at.ctime(), at.ctime_nsec()));
         Self { path: path.to_owned(), found }

@@ -13,8 +13,8 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-pub use self::file::{ConfigFile, LoadError};
-use self::watch::Watch;
+pub use self::file::{ConfigFile, LoadError, Stamp};
+pub use self::watch::Watch;
 use crate::engine::Orders;
 use crate::epoch::seconds_of;
 use crate::spec::Config;

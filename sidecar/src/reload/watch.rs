@@ -20,7 +20,7 @@ const SETTLES_MAX: usize = 20;
 const POLL: Duration = Duration::from_secs(15);
 
 /// Files that are watched.
-pub(super) struct Watch {
+pub struct Watch {
     told: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
     folders: BTreeSet<PathBuf>,
@@ -28,7 +28,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new() -> Self {
+    /// Watches nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
         let told = Arc::new(Notify::new());
         let teller = Arc::clone(&told);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -47,7 +49,7 @@ impl Watch {
     /// It is their folders that are watched: a ConfigMap's files change by a rename of the `..data`
     /// link beside them, and a watch on the file itself would never hear of it. Where a link leads elsewhere,
     /// the folder there is watched too.
-    pub(super) fn set(&mut self, files: Vec<Stamp>) {
+    pub fn set(&mut self, files: Vec<Stamp>) {
         let real = files.iter().filter_map(|file| file.path().canonicalize().ok());
         let folders: BTreeSet<PathBuf> =
             files.iter().map(|file| folder(file.path())).chain(real.map(|file| folder(&file))).collect();
@@ -63,7 +65,7 @@ impl Watch {
     }
 
     /// Waits until a file may have changed. Cancelling it loses nothing.
-    pub(super) async fn changed(&self) {
+    pub async fn changed(&self) {
         loop {
             if self.stamps.iter().any(Stamp::is_outdated) {
                 return self.settled().await;
@@ -85,6 +87,18 @@ impl Watch {
             }
             seen = seen.iter().map(|stamp| Stamp::of(stamp.path())).collect();
         }
+    }
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").field("stamps", &self.stamps).finish_non_exhaustive()
     }
 }
 

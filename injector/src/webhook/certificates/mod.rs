@@ -3,6 +3,39 @@
 //! Either the webhook's own ([`Own`]): a CA and a leaf in a Secret that the replicas share, renewed by the one that
 //! holds a Lease, with an overlap in which the old and the new CA both verify. Or files that another keeps
 //! ([`Files`]), such as cert-manager.
+//!
+//! ```text
+//! the leader:    Secret + configuration ──► plan: what is due ──► Secret ──► caBundle of each webhook of ours
+//! each replica:  Secret + configuration ──► what is shown, and whether the API server takes it
+//! ```
+//!
+//! All that is decided is decided by pure functions over what the API server has and how late it is; a process keeps
+//! nothing that another could not find again. What is lost is made anew: whoever wants other keys deletes what is in
+//! the Secret. Even then the CA of before is trusted for two overlaps more, for its leaf is what is shown until the
+//! API server knows the new one.
+//!
+//! RBAC for [`Own`], all of it by `resourceNames` but where said:
+//!
+//! | what for | rule |
+//! |---|---|
+//! | the Secret, which the manifests bring, empty | `get`, `list`, `watch`, `update` of `secrets`, in a Role |
+//! | the Lease | `get`, `update` of `leases` of `coordination.k8s.io`, and `create` without a name, in that Role |
+//! | `caBundle` | `get`, `list`, `watch`, `patch` of `mutatingwebhookconfigurations` of `admissionregistration.k8s.io`, in a ClusterRole |
+//!
+//! To make the Secret where it is missing would take `create` of `secrets`, which cannot be bound to a name; and who
+//! may make one Secret of any type and read it may have the token of every service account of the namespace.
+//!
+//! For [`Files`]: `list` and `watch` of the configuration, if one is named.
+
+mod authority;
+mod certificate;
+mod configuration;
+mod files;
+mod leader;
+mod own;
+mod plan;
+mod shown;
+mod state;
 
 use std::path::PathBuf;
 use std::sync::Arc;
