@@ -12,6 +12,7 @@
 //! - [`csi::Kubelet`] is a kubelet's end of a CSI driver, in a mount namespace of its own.
 //! - [`secrets_store_driver`] is the CSI driver that `coffer-injector provider` answers.
 //! - [`TokenFile`] is a pod's web-identity token.
+//! - [`webhook`] is the API server's end of an admission webhook.
 //!
 //! Whatever starts here ends with the test: a process, a thread or a folder lives no longer
 //! than the value that stands for it, and LocalStack no longer than the test process.
@@ -39,6 +40,7 @@ mod unique;
 mod volume;
 mod wait;
 mod watch;
+pub mod webhook;
 
 pub use self::{
     aep::aws_encryption_provider,

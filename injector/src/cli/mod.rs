@@ -7,6 +7,7 @@ mod notifier;
 mod pod_arguments;
 mod provider;
 mod render;
+mod webhook;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ enum Command {
     Notifier(Box<notifier::Notify>),
     Provider(Box<provider::ProviderCommand>),
     Render(Box<render::Render>),
+    Webhook(Box<webhook::Webhook>),
 }
 
 impl Arguments {
@@ -51,6 +53,7 @@ impl Arguments {
             Command::Notifier(notifier) => notifier.run().into(),
             Command::Provider(provider) => provider.run().into(),
             Command::Render(render) => render.run().into(),
+            Command::Webhook(webhook) => webhook.run().into(),
         }
     }
 }

@@ -51,7 +51,6 @@ impl PodArguments {
     ///
     /// # Errors
     /// When no image is named.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the webhook's"))]
     pub(super) fn settings(&self) -> Result<Settings, Failed> {
         let image = self.image.as_deref();
         let image = image.ok_or_else(|| Failed::usage("no image is named; say with --image where `/coffer` is"))?;

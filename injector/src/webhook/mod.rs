@@ -11,7 +11,9 @@
 pub mod annotations;
 pub mod certificates;
 pub mod manifest;
+pub mod metrics;
 pub mod mutation;
+pub mod native_sidecars;
 pub mod patch;
 pub mod review;
 pub mod server;

@@ -1,1 +1,0 @@
-//! HTTPS for the API server, over a certificate that may change while it serves.

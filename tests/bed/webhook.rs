@@ -1,0 +1,212 @@
+//! The API server's end of an admission webhook: reviews over HTTPS, and the certificate that is shown there.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::{http1, http2};
+use hyper::{Method, Request, Response, header};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::generate_simple_self_signed;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::unique_id;
+
+/// Longest wait for an answer: an API server waits no longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A certificate for one address, in files, as another would keep them.
+#[derive(Debug)]
+pub struct ServingCertificate {
+    address: SocketAddr,
+    folder: TempDir,
+    pem: String,
+}
+
+/// A client that trusts that certificate, with one connection of HTTP/2.
+#[derive(Clone)]
+pub struct ReviewClient {
+    sender: http2::SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+/// What a webhook answers.
+#[derive(Clone, Debug)]
+pub struct Reviewed {
+    /// HTTP's status.
+    pub status: u16,
+    /// What came with it.
+    pub body: Bytes,
+}
+
+impl ServingCertificate {
+    /// A new one that signs itself, for that address.
+    pub fn new(address: SocketAddr) -> Result<Self> {
+        let made = generate_simple_self_signed(vec![address.ip().to_string(), "localhost".to_owned()])?;
+        let folder = tempfile::Builder::new().prefix("coffer-webhook-").tempdir()?;
+        let pem = made.cert.pem();
+        std::fs::write(folder.path().join("tls.crt"), &pem)?;
+        std::fs::write(folder.path().join("tls.key"), made.signing_key.serialize_pem())?;
+        Ok(Self { address, folder, pem })
+    }
+
+    /// What it is for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The certificate's file.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("tls.crt")
+    }
+
+    /// The key's file.
+    pub fn key(&self) -> PathBuf {
+        self.folder.path().join("tls.key")
+    }
+
+    /// The folder, in which others may put more.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What the API server has to know, as `caBundle` takes it.
+    pub fn ca_bundle(&self) -> String {
+        BASE64_STANDARD.encode(&self.pem)
+    }
+
+    /// TLS to who shows it, as far as that protocol goes.
+    pub async fn connect(&self, address: SocketAddr, protocol: &str) -> Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).context("no certificate")?)?;
+        let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::IpAddress(address.ip().into());
+        Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
+    }
+
+    /// A client of who shows it there.
+    pub async fn client(&self, address: SocketAddr) -> Result<ReviewClient> {
+        let stream = self.connect(address, "h2").await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        // It ends with the last sender.
+        tokio::spawn(connection);
+        Ok(ReviewClient { sender, host: address.to_string() })
+    }
+
+    /// POSTs one review by HTTP/1.1.
+    pub async fn post_http1(&self, address: SocketAddr, body: impl Into<Bytes>) -> Result<Reviewed> {
+        let stream = self.connect(address, "http/1.1").await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request = Request::post("/mutate")
+            .header(header::HOST, address.to_string())
+            .body(Full::<Bytes>::from(body.into()))?;
+        read(sender.send_request(request).await?).await
+    }
+}
+
+impl ReviewClient {
+    /// Whether the connection has ended, or is about to.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Sends a review, or what is none.
+    pub async fn post(&self, body: impl Into<Bytes>) -> Result<Reviewed> {
+        self.request(Method::POST, "/mutate?timeout=10s", body).await
+    }
+
+    /// Sends whatever request.
+    pub async fn request(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Result<Reviewed> {
+        let mut sender = self.sender.clone();
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", self.host))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::<Bytes>::from(body.into()))?;
+        let answer = async {
+            sender.ready().await?;
+            read(sender.send_request(request).await?).await
+        };
+        timeout(PATIENCE, answer).await.with_context(|| format!("no answer within {PATIENCE:?}"))?
+    }
+
+    /// Has a pod reviewed that is about to be created in the namespace `shop`.
+    pub async fn review(&self, pod: &Value) -> Result<Reviewed> {
+        self.post(admission_review(pod).to_string()).await
+    }
+}
+
+impl Reviewed {
+    /// The `response` of the review.
+    pub fn response(&self) -> Result<Value> {
+        let answer: Value = serde_json::from_slice(&self.body).with_context(|| self.text())?;
+        Ok(answer["response"].clone())
+    }
+
+    /// The patch, decoded; none if there is none.
+    pub fn patch(&self) -> Result<Option<Value>> {
+        let response = self.response()?;
+        let Some(patch) = response["patch"].as_str() else { return Ok(None) };
+        Ok(Some(serde_json::from_slice(&BASE64_STANDARD.decode(patch)?)?))
+    }
+
+    /// The body, as a text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+impl fmt::Debug for ReviewClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReviewClient").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+/// What the API server sends when a pod is about to be created in the namespace `shop`.
+pub fn admission_review(pod: &Value) -> Value {
+    json!({
+        "kind": "AdmissionReview",
+        "apiVersion": "admission.k8s.io/v1",
+        "request": {
+            "uid": unique_id(),
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "requestKind": {"group": "", "version": "v1", "kind": "Pod"},
+            "requestResource": {"group": "", "version": "v1", "resource": "pods"},
+            "namespace": "shop",
+            "operation": "CREATE",
+            "userInfo": {"username": "system:serviceaccount:kube-system:replicaset-controller"},
+            "object": pod,
+            "oldObject": null,
+            "dryRun": false,
+            "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
+        },
+    })
+}
+
+async fn read(answer: Response<hyper::body::Incoming>) -> Result<Reviewed> {
+    let status = answer.status().as_u16();
+    Ok(Reviewed { status, body: answer.into_body().collect().await?.to_bytes() })
+}
