@@ -9,6 +9,7 @@ mod component;
 mod containerd;
 mod credentials;
 mod etcd;
+mod forward;
 mod image;
 mod kubectl;
 mod kubelet;
@@ -31,6 +32,7 @@ use self::kubectl::Kubectl;
 pub use self::{
     api::{Api, Refusal},
     etcd::{Etcd, Stored},
+    forward::Forward,
     image::Image,
     node::{Event, Node, NodeOptions},
 };
@@ -334,6 +336,9 @@ fn start_api_server(
         "--service-cluster-ip-range=10.96.0.0/24".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--allow-privileged=true".to_owned(),
+        // A webhook or an API behind a Service is called at the addresses of its pods: nothing here makes a Service's own
+        // address lead anywhere.
+        "--enable-aggregator-routing=true".to_owned(),
         // A kubelet may touch what is of its own node, as in every cluster of today.
         "--enable-admission-plugins=NodeRestriction".to_owned(),
     ];

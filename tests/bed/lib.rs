@@ -7,7 +7,8 @@
 //! - [`SetReader`] and [`FileWatch`] see a volume as an application sees it.
 //! - [`TlsFront`] puts TLS before any of them.
 //! - [`seccomp::Profile`] is a seccomp profile as a container runtime reads it.
-//! - [`ControlPlane`] is Kubernetes itself, etcd and API server; a [`Node`] of it runs pods.
+//! - [`ControlPlane`] is Kubernetes itself, etcd and API server; a [`Node`] of it runs pods, which reach the rest of the bed
+//!   by a [`cluster::Forward`].
 //! - [`aws_encryption_provider`] is the plugin that `coffer-kms` replaces, or a stand-in for it.
 //! - [`csi::Kubelet`] is a kubelet's end of a CSI driver, in a mount namespace of its own.
 //! - [`secrets_store_driver`] is the CSI driver that `coffer-injector provider` answers.

@@ -1,4 +1,4 @@
-//! A real Kubernetes API server, and `coffer-kms` behind it.
+//! A real Kubernetes API server: `coffer-kms` behind it, the driver on its nodes, the webhook before its pods.
 
 mod csi;
 mod decrypt;
@@ -9,3 +9,4 @@ mod plain;
 mod rotation;
 mod storage;
 mod swap;
+mod webhook;

@@ -2,12 +2,17 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use bed::{ControlPlane, ControlPlaneOptions, Node, NodeOptions, Proc, Program, cluster::Image, eventually};
+use bed::{
+    ControlPlane, ControlPlaneOptions, Node, NodeOptions, Proc, Program,
+    cluster::{Forward, Image},
+    eventually,
+};
 use serde_json::{Value, json};
 
 use crate::fixture::SOON;
@@ -48,6 +53,16 @@ async fn pods_run_are_looked_into_and_outlive_the_kubelet() -> Result<()> {
     ensure!(node.exec("default", "stays", "main", &["cat", "/tmp/started"]).await? == "yes\n");
     let failed = node.exec("default", "stays", "main", &["cat", "/none"]).await.unwrap_err();
     ensure!(format!("{failed:#}").contains("/none"), "{failed:#}");
+    // What listens on loopback, such as the kubelet here, a pod reaches by a forward and not by itself.
+    let health = SocketAddr::from((node.address(), 10248));
+    let forward = Forward::to(&format!("http://{health}/"))?;
+    let get = async |to: SocketAddr| {
+        let script = format!("printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {} {}", to.ip(), to.port());
+        node.exec("default", "stays", "main", &["sh", "-c", &script]).await
+    };
+    let answer = get(forward.address()).await?;
+    ensure!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("ok"), "{answer}");
+    ensure!(get(health).await.is_err(), "a pod reaches loopback");
     let events = node.events_of("default", "stays").await?;
     ensure!(events.iter().any(|event| event.reason == "Started"), "{events:?}");
 

@@ -93,3 +93,30 @@ async fn what_is_under_way_is_answered_and_what_never_ends_is_cut() -> Result<()
     ensure!(webhook.process.stderr().contains("connections are cut"), "{}", webhook.process.stderr());
     Ok(())
 }
+
+/// The API server speaks HTTP/1.1 to webhooks, keeps its connections, and does not send again what it has sent on one that
+/// is closed under it.
+#[tokio::test]
+async fn a_client_of_http_1_is_told_with_its_last_answer_that_the_connection_ends() -> Result<()> {
+    let webhook = Webhook::with(&["--shutdown-delay=3s"]).await?;
+    let body = admission_review(&annotated()).to_string();
+    let request = format!("POST /mutate HTTP/1.1\r\nHost: w\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let mut stream = webhook.certificate.connect(webhook.address, "http/1.1").await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut first = vec![0; 64 * 1024];
+    let read = timeout(Duration::from_secs(4), stream.read(&mut first)).await??;
+    let first = String::from_utf8_lossy(&first[..read]).to_lowercase();
+    ensure!(first.starts_with("http/1.1 200 ok") && !first.contains("connection: close"), "{first}");
+
+    webhook.process.signal(Signal::TERM)?;
+    let asked = Instant::now();
+    webhook.readiness(503).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut last = Vec::new();
+    timeout(DELAY, stream.read_to_end(&mut last)).await.context("the connection is kept")??;
+    let last = String::from_utf8_lossy(&last).to_lowercase();
+    // What was left of the first answer may stand before it.
+    ensure!(last.contains("http/1.1 200 ok") && last.contains("connection: close"), "{last}");
+    ensure!(asked.elapsed() < DELAY, "it was closed with the end only");
+    Ok(())
+}

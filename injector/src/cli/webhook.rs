@@ -145,6 +145,7 @@ impl Webhook {
             ends.store(true, Ordering::Relaxed);
             // Whoever renews certificates from now on, it is another.
             drop(end);
+            server.leave();
             let delay = humantime::format_duration(self.shutdown_delay);
             tracing::info!(signal, "asked to end; requests are taken for {delay} more, and those under way answered");
             sleep(self.shutdown_delay).await;

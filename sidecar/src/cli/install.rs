@@ -1,10 +1,12 @@
-//! `coffer install`: brings this program to where other containers of the pod can run it.
+//! `coffer install`: brings this program to where other containers of the pod can run it, and the certificate authorities
+//! that it knows AWS by.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use coffer_runtime::aws::CA_BUNDLE;
 use coffer_runtime::process::Exit;
 
 use super::{answer, complain};
@@ -13,11 +15,16 @@ use super::{answer, complain};
 const NAME: &str = "coffer";
 /// Everybody may run it, nobody may change it.
 const MODE: u32 = 0o555;
+/// The authorities of this image, where Debian has them; the image that the copy runs in may have none.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Everybody may read them.
+const AUTHORITIES_MODE: u32 = 0o444;
 
 /// Copy this program into a folder, for other containers to run it from there
 ///
 /// In the image there is no shell that could. The copy is called `coffer`, is there whole or not at all, and takes
-/// the place of one from before.
+/// the place of one from before. This image's certificate authorities come along, as `ca-certificates.crt`: the copy
+/// knows AWS by them, whatever the other image has.
 #[derive(Debug, clap::Args)]
 pub(super) struct Install {
     /// The folder, such as one on a volume that the containers share
@@ -27,7 +34,7 @@ pub(super) struct Install {
 
 impl Install {
     pub(super) fn run(self) -> Exit {
-        match install(&self.folder) {
+        match install(&self.folder, Path::new(AUTHORITIES)) {
             Ok(path) => {
                 answer(&path.display().to_string());
                 Exit::Done
@@ -41,21 +48,30 @@ impl Install {
     }
 }
 
-fn install(folder: &Path) -> io::Result<PathBuf> {
+fn install(folder: &Path, authorities: &Path) -> io::Result<PathBuf> {
+    match File::open(authorities) {
+        Ok(authorities) => copy(authorities, folder, CA_BUNDLE, AUTHORITIES_MODE).map(drop)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     // Not by its path: the file there may be another by now, and in a container with another root it is not found.
-    let mut program = File::open("/proc/self/exe")?;
-    let (unfinished, path) = (folder.join(format!(".{NAME}.{}", std::process::id())), folder.join(NAME));
-    let mut copy = || {
+    copy(File::open("/proc/self/exe")?, folder, NAME, MODE)
+}
+
+/// Puts a copy into a folder under that name: there whole, or not at all.
+fn copy(mut from: File, folder: &Path, name: &str, mode: u32) -> io::Result<PathBuf> {
+    let (unfinished, path) = (folder.join(format!(".{name}.{}", std::process::id())), folder.join(name));
+    let mut write = || {
         let mut copy = File::create_new(&unfinished)?;
-        io::copy(&mut program, &mut copy)?;
-        copy.set_permissions(fs::Permissions::from_mode(MODE))?;
+        io::copy(&mut from, &mut copy)?;
+        copy.set_permissions(fs::Permissions::from_mode(mode))?;
         fs::rename(&unfinished, &path)
     };
-    let copied = copy();
-    if copied.is_err() {
+    let written = write();
+    if written.is_err() {
         let _ = fs::remove_file(&unfinished);
     }
-    copied.map(|()| path)
+    written.map(|()| path)
 }
 
 #[cfg(test)]
@@ -66,7 +82,7 @@ mod tests {
     fn the_copy_is_this_program_and_takes_the_place_of_one_from_before() {
         let folder = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            let path = install(folder.path()).unwrap();
+            let path = install(folder.path(), Path::new("/none")).unwrap();
             assert_eq!(path, folder.path().join("coffer"));
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, MODE);
             let own = fs::metadata("/proc/self/exe").unwrap().len();
@@ -74,6 +90,20 @@ mod tests {
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something is left");
         }
         let none = folder.path().join("none");
-        assert!(install(&none).is_err() && !none.exists());
+        assert!(install(&none, Path::new("/none")).is_err() && !none.exists());
+    }
+
+    #[test]
+    fn the_authorities_of_the_image_come_along() {
+        let (image, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let authorities = image.path().join("authorities");
+        for text in ["first", "second"] {
+            fs::write(&authorities, text).unwrap();
+            let path = install(folder.path(), &authorities).unwrap();
+            let beside = path.with_file_name("ca-certificates.crt");
+            assert_eq!(fs::read_to_string(&beside).unwrap(), text);
+            assert_eq!(fs::metadata(&beside).unwrap().permissions().mode() & 0o7777, AUTHORITIES_MODE);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "something is left");
+        }
     }
 }

@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::task::spawn_blocking;
 
 use super::component::Component;
+use super::forward::GATEWAY;
 use super::image::Image;
 use super::room::Room;
 use crate::eventually;
@@ -151,6 +152,7 @@ SystemdCgroup = false
 /// A pod with a network of its own has a line to this machine, and no further: it is gone with the pod,
 /// however that ends, and needs nothing that would be the machine's.
 fn network_config(folder: &Path) -> Result<String> {
+    let [a, b, c] = free_addresses()?;
     let config = json!({
         "cniVersion": "0.4.0",
         "name": "node",
@@ -159,7 +161,14 @@ fn network_config(folder: &Path) -> Result<String> {
             "ipam": {
                 "type": "host-local",
                 "dataDir": folder.join("addresses"),
-                "ranges": [[{"subnet": format!("{}/24", free_subnet()?)}]],
+                // One network and one gateway for all nodes, so that what pods are told before they are there holds on each;
+                // and of its addresses some that no other node has.
+                "ranges": [[{
+                    "subnet": "198.18.0.0/15",
+                    "gateway": GATEWAY,
+                    "rangeStart": Ipv4Addr::new(a, b, c, 1),
+                    "rangeEnd": Ipv4Addr::new(a, b, c, 254),
+                }]],
                 "routes": [{"dst": "0.0.0.0/0"}],
             },
         }],
@@ -167,8 +176,8 @@ fn network_config(folder: &Path) -> Result<String> {
     Ok(config.to_string())
 }
 
-/// A network that no route of this machine leads to, of those set aside for tests (RFC 2544).
-fn free_subnet() -> Result<Ipv4Addr> {
+/// The first three bytes of addresses that no route of this machine leads to, of those set aside for tests (RFC 2544).
+fn free_addresses() -> Result<[u8; 3]> {
     let routes = fs::read_to_string("/proc/net/route")?;
     // The address as the kernel has it in memory, so that its first byte comes last.
     let taken: Vec<[u8; 4]> = routes
@@ -177,9 +186,8 @@ fn free_subnet() -> Result<Ipv4Addr> {
         .filter_map(|destination| u32::from_str_radix(destination, 16).ok())
         .map(u32::to_ne_bytes)
         .collect();
-    let free = |subnet: &[u8; 3]| !taken.iter().any(|destination| destination[..3] == *subnet);
+    let used = |network: &[u8; 3]| taken.iter().any(|destination| destination[..3] == *network);
+    let free = |network: &[u8; 3]| !used(network) && GATEWAY.octets()[..3] != *network;
     let random = || [198, fastrand::u8(18..20), fastrand::u8(..)];
-    let [a, b, c] =
-        std::iter::repeat_with(random).take(1000).find(free).context("no network of 198.18.0.0/15 is free")?;
-    Ok(Ipv4Addr::new(a, b, c, 0))
+    std::iter::repeat_with(random).take(1000).find(free).context("no network of 198.18.0.0/15 is free")
 }

@@ -14,7 +14,7 @@ use rcgen::{
 use serde_json::{Value, json};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use super::api;
+use super::{api, forward};
 use crate::unique_id;
 
 const CA: &str = "ca.crt";
@@ -48,7 +48,9 @@ impl Credentials {
         let (ca, issuer) = authority()?;
         let key = KeyPair::generate()?;
         let names = ["kubernetes.default.svc", "localhost"].map(str::to_owned);
-        let certificate = CertificateParams::new([&names[..], &[address.to_string()]].concat())?;
+        // Pods come to it by a `Forward`.
+        let addresses = [address, forward::GATEWAY].map(|address| address.to_string());
+        let certificate = CertificateParams::new([names, addresses].concat())?;
         write(CA, &ca.pem())?;
         write(SERVING_CERTIFICATE, &certificate.signed_by(&key, &issuer)?.pem())?;
         write(SERVING_KEY, &key.serialize_pem())?;

@@ -38,8 +38,9 @@ pub struct NodeOptions {
 /// files. Two do not disturb each other.
 ///
 /// - Each pod has a network with a line to this machine only; the API server and the test bed's other
-///   servers listen on loopback, and so a pod that needs one of them takes `hostNetwork`.
-///   `kubernetes.default.svc` leads nowhere: a pod is told the API server by [`Api::url`].
+///   servers listen on loopback, and so a pod that needs one of them is told a [`Forward`](super::Forward) to it, or
+///   takes `hostNetwork`. `kubernetes.default.svc` leads nowhere, nor does any other Service; but the API server calls
+///   a webhook's Service at the addresses of its pods.
 /// - There is one image, [`Node::SHELL`], and those that a test [imports](Self::import_image).
 /// - The kubelet's folder is in the node's namespace: a test reads there through [`Self::inside`], and
 ///   starts what is to mount there by [`Self::program`].

@@ -4,9 +4,11 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -36,6 +38,8 @@ pub(super) struct Connection {
     pub(super) requests: Arc<Requests>,
     pub(super) metrics: Metrics,
     pub(super) life: Arc<Life>,
+    /// Whether the process is about to end, and every answer over HTTP/1.1 is the last of its connection.
+    pub(super) leaving: Arc<AtomicBool>,
     /// Whether the process ends.
     pub(super) ending: watch::Receiver<bool>,
 }
@@ -74,12 +78,17 @@ impl Connection {
 
     async fn answer(mut self, stream: TlsStream<TcpStream>) {
         // By ALPN alone: to guess it from the first bytes is to wait for them without end.
-        let http = http(stream.get_ref().1.alpn_protocol() == Some(tls::H2));
-        let (requests, life) = (self.requests, Arc::clone(&self.life));
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
+        let http = http(h2);
+        let (requests, life, leaving) = (self.requests, Arc::clone(&self.life), self.leaving);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let (requests, under_way) = (Arc::clone(&requests), life.begin());
+            let (requests, leaving, under_way) = (Arc::clone(&requests), Arc::clone(&leaving), life.begin());
             async move {
-                let answer = requests.answer(request).await;
+                let mut answer = requests.answer(request).await;
+                // To close between two requests would lose the one that is on its way; HTTP/2 has its GOAWAY.
+                if !h2 && leaving.load(Ordering::Relaxed) {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 drop(under_way);
                 Ok::<_, Infallible>(answer)
             }

@@ -24,6 +24,7 @@ use std::future::{Future, pending};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -56,6 +57,7 @@ pub struct Server {
     requests: Arc<Requests>,
     tls: Arc<ServerConfig>,
     metrics: Metrics,
+    leaving: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -66,7 +68,14 @@ impl Server {
     pub fn new(reviewer: Reviewer, certificates: &Certificates, metrics: Metrics) -> Result<Self, String> {
         let tls = tls::config(certificates.current.clone()).map_err(|error| error.to_string())?;
         let requests = Arc::new(Requests::new(reviewer, metrics.clone()));
-        Ok(Self { requests, tls: Arc::new(tls), metrics })
+        Ok(Self { requests, tls: Arc::new(tls), metrics, leaving: Arc::default() })
+    }
+
+    /// Has clients of HTTP/1.1, as the API server is one (`NextProtos` in k8s.io/apiserver, pkg/util/webhook/client.go),
+    /// make a new connection for each request, some time before [`serve`](Self::serve) is to end. One that finds its
+    /// connection closed by then does not repeat what it had sent: it fails.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// Serves until `shutdown` ends. Then nothing is accepted any more, clients are told to go (GOAWAY), and what they
@@ -87,6 +96,7 @@ impl Server {
                         requests: Arc::clone(&self.requests),
                         metrics: self.metrics.clone(),
                         life: Arc::clone(&life),
+                        leaving: Arc::clone(&self.leaving),
                         ending: ending.clone(),
                     };
                     let tls = TlsAcceptor::from(Arc::clone(&self.tls));

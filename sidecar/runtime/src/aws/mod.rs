@@ -78,11 +78,15 @@ pub enum AwsConfigError {
     },
 }
 
+/// What certificate authorities are called that stand beside the program: where it was brought into another image, which
+/// need not have any.
+pub const CA_BUNDLE: &str = "ca-certificates.crt";
+
 impl Aws {
     /// Reads the AWS settings from the environment and the shared config files. `region` wins over
     /// both; without it and without theirs, the instance metadata is asked.
     pub async fn load(region: Option<&str>, timeouts: Timeouts) -> Result<Self, AwsConfigError> {
-        let tls = tls_context(std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()).map(PathBuf::from))?;
+        let tls = tls_context(ca_bundle())?;
         let loader = aws_config::defaults(BehaviorVersion::latest())
             // The SDK would retry behind the caller's back, outside its rate limits and its log of calls.
             .retry_config(RetryConfig::disabled())
@@ -126,6 +130,20 @@ impl Aws {
     fn in_region(&self, region: &str) -> SdkConfig {
         self.sdk.clone().into_builder().region(Region::new(region.to_owned())).build()
     }
+}
+
+/// The file of authorities to know AWS by: that of `AWS_CA_BUNDLE`, else one of [`CA_BUNDLE`]'s name beside the program.
+/// `None` for those of the system, or of rustls' own `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+fn ca_bundle() -> Option<PathBuf> {
+    let named = |variable: &str| std::env::var_os(variable).filter(|path| !path.is_empty());
+    if let Some(path) = named("AWS_CA_BUNDLE") {
+        return Some(path.into());
+    }
+    if named("SSL_CERT_FILE").or_else(|| named("SSL_CERT_DIR")).is_some() {
+        return None;
+    }
+    let beside = std::env::current_exe().ok()?.with_file_name(CA_BUNDLE);
+    beside.is_file().then_some(beside)
 }
 
 fn tls_context(ca_bundle: Option<PathBuf>) -> Result<TlsContext, AwsConfigError> {
