@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coffer_runtime::aws::{is_region, is_role_arn};
+use coffer_runtime::aws::{check_region, is_role_arn};
 
 use super::contradictions::contradictions;
 use super::files::Listed;
@@ -62,8 +62,7 @@ impl<'a> Reading<'a> {
             is_role_arn(text).then(|| text.to_owned()).ok_or(format!("`{}` is no role's ARN; {fix}", shown(text)))
         });
         let region = self.read("region", |text| {
-            let fix = "write one such as `eu-west-1`";
-            is_region(text).then(|| text.to_owned()).ok_or(format!("`{}` is no AWS region; {fix}", shown(text)))
+            check_region(text).map(|()| text.to_owned()).map_err(|error| format!("`{}` {error}", shown(text)))
         });
         let isolate_identity = self.read("isolate-identity", words::boolean);
         let refresh = self.read("refresh", |text| interval(text).map(|_| text.to_owned()));
