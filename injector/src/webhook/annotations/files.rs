@@ -187,8 +187,11 @@ fn misshapen(tree: &Value) -> Option<Faults> {
         let fix = "write only what stands under one volume, without its `path`, or use `coffer.dev/config`";
         return Some(Faults::of(format!("is a whole config file, and takes one volume; {fix}")));
     }
-    let (name, reference) = entries.iter().next().filter(|_| entries.len() == 1)?;
-    let is_reference = reference.as_str().is_some_and(|text| text.parse::<Reference>().is_ok());
+    let (name, reference) = entries.iter().next()?;
+    // Keys that a file does have are told of by the sidecar's own parser.
+    let is_key = entries.keys().any(|key| ["name", "from", "template", "select"].contains(&key.as_str()));
+    let of_a_file = |value: &Value| value.as_str().is_some_and(|text| text.parse::<Reference>().is_ok());
+    let is_reference = !is_key && entries.values().all(of_a_file);
     is_reference.then(|| {
         let (name, reference) = (shown(name), shown(reference.as_str().unwrap_or_default()));
         let fix = format!("write `- {{name: {name}, from: \"{reference}\"}}`, or `{PREFIX}{FILE}{name}: {reference}`");

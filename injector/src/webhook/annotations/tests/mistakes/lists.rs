@@ -1,5 +1,6 @@
 //! Mistakes in what is YAML, and between annotations.
 
+use super::super::injected;
 use super::{DB, told};
 
 #[test]
@@ -147,6 +148,12 @@ fn a_list_that_is_wrong_names_its_place_and_the_fix() {
             "coffer.dev/resources:3:3: duplicate mapping key: cpu; write it as `{requests: {cpu: 5m, memory: 16Mi}, limits: {memory: 32Mi}}`",
         ),
     ]);
+}
+
+#[test]
+fn a_file_without_a_name_is_told_as_the_sidecar_tells_it() {
+    let found = injected(&[("files", "- from: secretsmanager:x")]).unwrap_err();
+    assert!(!found.contains("is no key of a file"), "{found}");
 }
 
 #[test]
