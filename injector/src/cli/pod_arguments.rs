@@ -1,5 +1,6 @@
 //! What the webhook puts into every pod, wherever its code runs.
 
+use coffer_injector::webhook::annotations::check_image;
 use coffer_injector::webhook::mutation::Settings;
 
 use super::Failed;
@@ -8,7 +9,7 @@ use super::Failed;
 #[derive(Debug, clap::Args)]
 pub(super) struct PodArguments {
     /// The image with `/coffer` in it, where a pod names none in coffer.dev/image
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", value_parser = image)]
     pub(super) image: Option<String>,
 
     /// When the kubelet pulls it: Always, IfNotPresent or Never [default: Kubernetes' own rule]
@@ -69,6 +70,11 @@ impl PodArguments {
     }
 }
 
+/// As the annotation `image` is checked: with a wrong one every pod would fail.
+fn image(text: &str) -> Result<String, String> {
+    check_image(text).map(|()| text.to_owned())
+}
+
 fn user(text: &str) -> Result<User, String> {
     match text {
         "none" => Ok(User(None)),
@@ -127,6 +133,8 @@ mod tests {
     #[test]
     fn what_cannot_be_is_told() {
         for (argument, expected) in [
+            ("--image=https://x/y:1", "without `https://`"),
+            ("--image=A", "is no reference of an image"),
             ("--run-as-user=0", "not root, or `none`"),
             ("--run-as-user=4294967295", "not root, or `none`"),
             ("--container-env=A", "takes NAME=VALUE"),

@@ -6,7 +6,9 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use coffer_injector::webhook::manifest::{Cluster, Rendered, RenderedPod, TEXT_MAX, documents, render, yaml};
+use coffer_injector::webhook::manifest::{
+    Cluster, Rendered, RenderedPod, TEXT_MAX, documents, misplaced, render, yaml,
+};
 use coffer_injector::webhook::mutation::Reason;
 use coffer_runtime::VERSION;
 use coffer_runtime::aws::is_role_arn;
@@ -98,6 +100,9 @@ impl Render {
         // Roles of service accounts go for all files.
         let rendered = render(all, &cluster);
         for (place, rendered) in places.iter().zip(&rendered) {
+            for text in rendered.document.object.as_ref().map(misplaced).unwrap_or_default() {
+                note(&format!("warning: {place}: {text}"));
+            }
             if !tell(place, rendered) {
                 exit = Exit::Usage;
             }

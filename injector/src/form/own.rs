@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coffer_runtime::aws::{is_region, is_role_arn};
+use coffer_runtime::aws::{check_region, is_role_arn};
 
 use super::{interval, name};
 
@@ -111,9 +111,9 @@ impl Own {
         if matches!(source, OwnSource::Inline(_)) && get("configMapKey").is_some() {
             return Err(value("configMapKey", "there is no `configMap` beside it; remove it, or name one"));
         }
-        let region = get("region").map(|region| match is_region(region) {
-            true => Ok(region.clone()),
-            false => Err(value("region", "this is no AWS region; write one such as `eu-west-1`")),
+        let region = get("region").map(|region| match check_region(region) {
+            Ok(()) => Ok(region.clone()),
+            Err(error) => Err(value("region", &format!("this {error}"))),
         });
         let role = get("role-arn").map(|role| match is_role_arn(role) {
             true => Ok(role.clone()),
@@ -206,6 +206,7 @@ mod tests {
             (&[("spec", "x"), ("configMap", "y")], "keep one"),
             (&[("spec", "x"), ("configMapKey", "y")], "no `configMap` beside it"),
             (&[("spec", "x"), ("region", "EU")], "no AWS region"),
+            (&[("spec", "x"), ("region", "eu-west-1a")], "this is an availability zone; did you mean `eu-west-1`?"),
             (&[("spec", "x"), ("role-arn", "app")], "no role's ARN"),
             (&[("spec", "x"), ("refresh", "60")], "`refresh`: `60` is no time"),
             (&[("spec", "x"), ("identity", "none")], "takes `irsa` or `pod-identity`"),

@@ -18,6 +18,7 @@ use coffer_runtime::Secret;
 pub use self::format::{Format, PEM, UnknownFormat};
 use self::json::{Json, Out};
 pub use self::pem::{PemError, TlsFiles, split as split_tls};
+use self::selector::one_line;
 pub use self::selector::{Selector, SelectorError};
 pub use self::set::{Collision, Origin, RenderedFile, RenderedSet};
 pub use self::template::{Template, TemplateError, TemplateFault};
@@ -65,7 +66,8 @@ pub enum RenderError {
     },
     /// The selector found nothing, or JSON's `null`; or one part of a multi-select did.
     #[error(
-        "`{selector}` selects nothing{}: no such field, or it is null{}",
+        "`{}` selects nothing{}: no such field, or it is null{}",
+        one_line(selector),
         part.as_ref().map(|part| format!(" for its part {part}")).unwrap_or_default(),
         nearest.as_ref().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
     )]
@@ -78,7 +80,7 @@ pub enum RenderError {
         nearest: Option<String>,
     },
     /// A function of the selector was given what it cannot work on.
-    #[error("`{selector}`: {function}() {problem}")]
+    #[error("`{}`: {function}() {problem}", one_line(selector))]
     Function {
         /// The selector.
         selector: String,
@@ -89,7 +91,7 @@ pub enum RenderError {
     },
     /// The selector multiplies the value, or goes over it again and again, beyond what any use
     /// has need of.
-    #[error("`{selector}` takes too much work on this value: select in fewer or simpler steps")]
+    #[error("`{}` takes too much work on this value: select in fewer or simpler steps", one_line(selector))]
     TooMuch {
         /// The selector.
         selector: String,

@@ -61,7 +61,7 @@ pub enum SelectorError {
         column: usize,
     },
     /// The text is not JMESPath.
-    #[error("`{text}` is not JMESPath: {at}{}", hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default())]
+    #[error("`{}` is not JMESPath: {at}{}", one_line(text), hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default())]
     Syntax {
         /// The selector.
         text: String,
@@ -106,7 +106,7 @@ pub enum SelectorError {
         column: usize,
     },
     /// A multi-select names a key twice.
-    #[error("`{text}` names the key `{key}` twice: remove one")]
+    #[error("`{}` names the key `{}` twice: remove one", one_line(text), one_line(key))]
     RepeatedKey {
         /// The selector.
         text: String,
@@ -115,7 +115,7 @@ pub enum SelectorError {
     },
     /// The selector is a constant and would never look at the value. In JMESPath `'password'` is
     /// the word itself, `"password"` and `password` are the key.
-    #[error("`{text}` is a constant, not a key: write the key bare, or in double quotes")]
+    #[error("`{}` is a constant, not a key: write the key bare, or in double quotes", one_line(text))]
     Constant {
         /// The selector.
         text: String,
@@ -296,6 +296,13 @@ fn check(node: &Ast, text: &str) -> Result<(), SelectorError> {
             args.iter().try_for_each(|arg| check(if let Ast::Expref { ast, .. } = arg { ast } else { arg }, text))
         }
     }
+}
+
+/// A selector as it may stand in a message: what would break its line, or cannot be seen, is escaped; quotes and `\`,
+/// which it is full of, are not.
+pub(super) fn one_line(text: &str) -> String {
+    let shown = |c: char| if matches!(c, '"' | '\'' | '\\') { c.to_string() } else { c.escape_debug().to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// The character after the first `offset` bytes, counted from 1.

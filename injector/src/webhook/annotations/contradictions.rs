@@ -36,8 +36,10 @@ pub(super) fn contradictions(
             }
         }
     }
-    if has("refresh") && listed.is_some_and(|listed| listed.settings.contains_key("refresh")) {
-        add("refresh", format!("contradicts `refresh` in `{PREFIX}files`; keep one of them"));
+    for name in ["refresh", "region"] {
+        if has(name) && listed.is_some_and(|listed| listed.settings.contains_key(name)) {
+            add(name, format!("contradicts `{name}` in `{PREFIX}files`; keep one of them"));
+        }
     }
     let Some(mode) = mode else { return problems };
     let nothing = !lists && !has("config");

@@ -83,7 +83,8 @@ impl Listed {
                 faults.at(place, format!("{}{}", problem.text, elsewhere(&problem.text)));
             }
             faults
-        })?;
+        });
+        let spec = spec.map_err(|faults| tree.as_ref().ok().and_then(misshapen).unwrap_or(faults))?;
         let known = spec.files.iter().flat_map(|file| file.naming.known(&file.content));
         self.names.extend(known.map(|name| (name, annotation.to_owned())));
         let files = match tree {
@@ -170,6 +171,32 @@ fn file_name(text: &str) -> Result<FileName, String> {
         ));
     }
     Ok(name)
+}
+
+/// What is said of a tree of another shape than a volume's, where it can be told what was meant.
+fn misshapen(tree: &Value) -> Option<Faults> {
+    let entries = match tree {
+        Value::Object(entries) => entries,
+        Value::Array(list) => match list.as_slice() {
+            [Value::Object(entry)] => entry,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    if tree.is_object() && entries.contains_key("volumes") {
+        let fix = "write only what stands under one volume, without its `path`, or use `coffer.dev/config`";
+        return Some(Faults::of(format!("is a whole config file, and takes one volume; {fix}")));
+    }
+    let (name, reference) = entries.iter().next()?;
+    // Keys that a file does have are told of by the sidecar's own parser.
+    let is_key = entries.keys().any(|key| ["name", "from", "template", "select"].contains(&key.as_str()));
+    let of_a_file = |value: &Value| value.as_str().is_some_and(|text| text.parse::<Reference>().is_ok());
+    let is_reference = !is_key && entries.values().all(of_a_file);
+    is_reference.then(|| {
+        let (name, reference) = (shown(name), shown(reference.as_str().unwrap_or_default()));
+        let fix = format!("write `- {{name: {name}, from: \"{reference}\"}}`, or `{PREFIX}{FILE}{name}: {reference}`");
+        Faults::of(format!("`{name}` is no key of a file or volume; {fix}"))
+    })
 }
 
 /// Where to write what stands beside the files in a config file, and not here.

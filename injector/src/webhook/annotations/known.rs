@@ -38,7 +38,7 @@ pub const ANNOTATIONS: &[Annotation] = &[
     Annotation {
         name: "config",
         takes: "the NAME or NAME/KEY of a ConfigMap in the pod's namespace",
-        meaning: "a whole config file, in place of `files` and `file.NAME`",
+        meaning: "a whole config file, in place of `files` and `file.NAME`; `volumes[].path` in it must be `coffer.dev/path`",
         default: "nothing; the key is `coffer.yaml`",
     },
     Annotation {
@@ -51,7 +51,7 @@ pub const ANNOTATIONS: &[Annotation] = &[
         name: "containers",
         takes: "names of containers and init containers, with commas between",
         meaning: "which get the volume; in mode `exec`, whose commands are run by Coffer",
-        default: "all",
+        default: "all but a mesh's and those that run before Coffer",
     },
     Annotation {
         name: "path",
@@ -92,7 +92,7 @@ pub const ANNOTATIONS: &[Annotation] = &[
     Annotation {
         name: "resources",
         takes: "a mapping with `requests` and `limits` of cpu, memory and ephemeral-storage",
-        meaning: "what Coffer's container asks of the node",
+        meaning: "what Coffer's container asks of the node; the way out where a quota demands limits",
         default: "requests of 5m cpu and 16Mi memory, a memory limit of 32Mi and the volume's size",
     },
     Annotation {

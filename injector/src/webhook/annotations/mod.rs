@@ -129,6 +129,14 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Checks an image's reference as that of the annotation `image` is checked.
+///
+/// # Errors
+/// What is wrong with it, and the fix.
+pub fn check_image(text: &str) -> Result<(), String> {
+    words::image(text).map(drop)
+}
+
 impl Wish {
     /// Reads a pod's annotations; `None` where they ask for nothing.
     ///

@@ -12,23 +12,38 @@ const THEIRS: [&str; 2] = ["/run/secrets/kubernetes.io", "/run/secrets/eks.amazo
 /// What the kernel gives: nothing can be mounted at or below it.
 const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// What a program needs to start, or what holds other mounts; below them is room.
-const NEEDED: [&str; 16] = [
+const NEEDED: &[&str] = &[
     "/bin",
     "/boot",
     "/etc",
+    "/etc/pki",
+    "/etc/ssl",
+    "/etc/ssl/certs",
     "/home",
     "/lib",
     "/lib64",
+    "/mnt",
     "/opt",
     "/root",
     "/run",
     "/run/secrets",
     "/sbin",
+    "/srv",
     "/tmp",
     "/usr",
     "/usr/bin",
     "/usr/lib",
+    "/usr/lib64",
+    "/usr/local",
+    "/usr/local/bin",
+    "/usr/local/lib",
+    "/usr/sbin",
+    "/usr/share",
     "/var",
+    "/var/cache",
+    "/var/lib",
+    "/var/log",
+    "/var/tmp",
 ];
 /// Longest path that Linux takes, less what a file's name needs.
 const LONGEST: usize = 1024;
@@ -43,7 +58,7 @@ pub(super) fn read(text: &str) -> Result<String, String> {
         return Err(format!("`{written}`: a mount's path may hold neither `:` nor control characters"));
     }
     if text.len() > LONGEST {
-        return Err(format!("holds {} bytes; a mount's path may have {LONGEST}", text.len()));
+        return Err(format!("holds {} bytes; a mount's path may have {LONGEST}, so write a shorter one", text.len()));
     }
     let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if parts.contains(&"..") {
@@ -87,6 +102,9 @@ mod tests {
             ("/etc/coffers", "/etc/coffers"),
             ("/run/secrets/coffer.development", "/run/secrets/coffer.development"),
             ("/app/...", "/app/..."),
+            ("/etc/ssl/certs/app", "/etc/ssl/certs/app"),
+            ("/var/lib/app", "/var/lib/app"),
+            ("/mnt/secrets-store", "/mnt/secrets-store"),
         ] {
             assert_eq!(read(text).as_deref(), Ok(path));
         }
@@ -107,6 +125,25 @@ mod tests {
             ("/sys", "nothing can be mounted in /sys"),
             ("/dev/shm", "nothing can be mounted in /dev"),
             ("/etc", "would hide"),
+            ("/etc/ssl", "would hide"),
+            ("/etc/ssl/certs/", "would hide"),
+            ("/etc/pki", "would hide"),
+            ("/usr/local", "would hide"),
+            ("/usr/local/bin", "would hide"),
+            ("/usr/local/lib", "would hide"),
+            ("/usr/bin", "would hide"),
+            ("/usr/sbin", "would hide"),
+            ("/usr/lib", "would hide"),
+            ("/usr/share", "would hide"),
+            ("/var/lib", "would hide"),
+            ("/var/log", "would hide"),
+            ("/var/tmp", "would hide"),
+            ("/var/cache", "would hide"),
+            ("/srv", "would hide"),
+            ("/mnt", "would hide"),
+            ("/opt", "would hide"),
+            ("/home", "would hide"),
+            ("/root", "would hide"),
             ("/var/run", "would hide"),
             ("/run/secrets/", "would hide"),
             ("/var/run/secrets", "would hide"),

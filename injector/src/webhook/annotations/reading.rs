@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coffer_runtime::aws::{is_region, is_role_arn};
+use coffer_runtime::aws::{check_region, is_role_arn};
 
 use super::contradictions::contradictions;
 use super::files::Listed;
@@ -26,6 +26,8 @@ const PROBLEMS_MAX: usize = 40;
 const SIZE_MIN: u64 = 64 * 1024;
 /// A volume of more is doubtful: it is of memory.
 const SIZE_GREAT: u64 = 1 << 30;
+/// A volume of more is a mistake: the container's memory limit would have it on top, and no node has so much to spare.
+const SIZE_MAX: u64 = 64 << 30;
 
 /// Annotations that ask for something, and what is wrong with them so far.
 pub(super) struct Reading<'a> {
@@ -62,8 +64,7 @@ impl<'a> Reading<'a> {
             is_role_arn(text).then(|| text.to_owned()).ok_or(format!("`{}` is no role's ARN; {fix}", shown(text)))
         });
         let region = self.read("region", |text| {
-            let fix = "write one such as `eu-west-1`";
-            is_region(text).then(|| text.to_owned()).ok_or(format!("`{}` is no AWS region; {fix}", shown(text)))
+            check_region(text).map(|()| text.to_owned()).map_err(|error| format!("`{}` {error}", shown(text)))
         });
         let isolate_identity = self.read("isolate-identity", words::boolean);
         let refresh = self.read("refresh", |text| interval(text).map(|_| text.to_owned()));
@@ -151,7 +152,10 @@ impl<'a> Reading<'a> {
         let read = match text.len() {
             0 => Err(Faults::empty(name)),
             1..=WORD_MAX => of(text).map_err(Faults::of),
-            length => Err(Faults::of(format!("holds {length} bytes; it takes {}", super::known::takes(name)))),
+            length => {
+                let takes = super::known::takes(name);
+                Err(Faults::of(format!("holds {length} bytes, and may hold {WORD_MAX}; it takes {takes}")))
+            }
         };
         self.keep(name, read)
     }
@@ -164,7 +168,12 @@ impl<'a> Reading<'a> {
         match self.get("inject") {
             Some("true") => {}
             Some(other) => {
-                let text = format!("takes `true` or `false` in quotes, not `{}`", shown(other));
+                let meant = match other.to_ascii_lowercase().as_str() {
+                    "true" | "yes" | "y" | "on" | "1" | "enabled" => "; did you mean `\"true\"`?",
+                    "false" | "no" | "n" | "off" | "0" | "disabled" => "; did you mean `\"false\"`?",
+                    _ => "",
+                };
+                let text = format!("takes `true` or `false` in quotes, not `{}`{meant}", shown(other));
                 self.problem("inject", text);
             }
             None => {
@@ -269,7 +278,11 @@ fn size_limit(text: &str) -> Result<u64, String> {
     let quantity = Quantity::parse(text).map_err(|error| error.to_string())?;
     let bytes = quantity.bytes().ok_or_else(|| no_bytes(&quantity))?;
     match bytes {
-        SIZE_MIN.. => Ok(bytes),
+        SIZE_MIN..=SIZE_MAX => Ok(bytes),
+        _ if bytes > SIZE_MAX => {
+            let why = "it is of the node's memory, and secrets are small";
+            Err(format!("`{quantity}` is more than a volume may have, 64Gi: {why}; write one such as `4Mi`"))
+        }
         _ => Err(format!("`{quantity}` is {bytes} bytes, too few for a volume; {}", unit(&quantity))),
     }
 }

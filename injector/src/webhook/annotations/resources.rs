@@ -32,7 +32,7 @@ pub(super) fn read(tree: &Value, warnings: &mut Vec<String>) -> Result<Resources
             "limits" => limits = side("limits", value, &mut faults),
             other => faults.add(match nearest(other, ["requests", "limits"]) {
                 Some(near) => format!("unknown key `{}`; did you mean `{near}`?", shown(other)),
-                None => format!("unknown key `{}`; known are requests and limits", shown(other)),
+                None => format!("unknown key `{}`; known are requests and limits, as in `{EXAMPLE}`", shown(other)),
             }),
         }
     }

@@ -69,7 +69,10 @@ pub(super) fn config(text: &str) -> Result<(String, String), String> {
 }
 
 pub(super) fn position(text: &str) -> Result<Position, String> {
-    if let Some(name) = text.strip_prefix("after:").map(str::trim) {
+    if let Some(name) = text.strip_prefix("after:") {
+        if name.trim() != name && is_label(name.trim()) {
+            return Err(format!("there is a blank after the colon; write `after:{}`", name.trim()));
+        }
         return match is_label(name) {
             true => Ok(Position::After(name.to_owned())),
             false => {
@@ -109,6 +112,13 @@ pub(super) fn image(text: &str) -> Result<(String, Option<String>), String> {
         let fix = "write one such as `registry.example.com/coffer:1.0`";
         Err(format!("`{}` is no reference of an image: {why}; {fix}", shown(text)))
     };
+    if let Some((scheme @ ("https" | "http" | "docker" | "oci"), rest)) = text.split_once("://") {
+        return Err(format!(
+            "`{}` is no reference of an image: write it without `{scheme}://`, as `{}`",
+            shown(text),
+            shown(rest)
+        ));
+    }
     let (named, digest) = match text.split_once('@') {
         Some((named, digest)) => (named, Some(digest)),
         None => (text, None),

@@ -17,6 +17,7 @@ use super::mutation::{Mutation, Settings, Surroundings, mutate};
 use super::patch::{Step, between};
 
 pub use self::documents::{Document, documents};
+pub use self::objects::misplaced;
 use self::objects::{Accounts, pods};
 pub use crate::yaml::{Fault, Place};
 

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::super::annotations::PREFIX;
+
 /// The annotation of a service account that names its role.
 const ROLE: &str = "eks.amazonaws.com/role-arn";
 /// As deep as lists may hold lists: nobody writes one in another.
@@ -38,6 +40,36 @@ pub(super) fn pods(object: &Value) -> Vec<Found> {
         }
     });
     found
+}
+
+/// Annotations of ours where nobody reads them: in the metadata of an object that holds a template, or among labels. One
+/// sentence each, with the object's name.
+pub fn misplaced(object: &Value) -> Vec<String> {
+    let mut told = Vec::new();
+    each(object, &mut |object, _| {
+        let kind = text(object, "/kind").unwrap_or_default();
+        let template = pods(object).into_iter().next().map(|found| found.pointer);
+        let Some(template) = template else { return };
+        let place = format!("{template}/metadata/annotations");
+        let right = place[1..].replace('/', ".");
+        let mut look = |pointer: &str, stands: &str| {
+            let entries = object.pointer(pointer).and_then(Value::as_object);
+            let ours = entries.into_iter().flat_map(|entries| entries.keys()).find(|key| key.starts_with(PREFIX));
+            if let Some(ours) = ours {
+                let ours: String = ours.chars().take(100).collect::<String>().escape_debug().collect();
+                let name = name(object, kind);
+                told.push(format!("{name}: `{ours}` stands {stands}, where nobody reads it; write it in {right}"));
+            }
+        };
+        if !template.is_empty() {
+            look("/metadata/annotations", &format!("in the {kind}'s own metadata"));
+            look("/metadata/labels", &format!("among the {kind}'s own labels"));
+            look(&format!("{template}/metadata/labels"), "among the labels of its pods");
+        } else {
+            look("/metadata/labels", "among the pod's labels");
+        }
+    });
+    told
 }
 
 /// Calls `visit` with an object, or with each object of a list, and where it stands.

@@ -123,3 +123,34 @@ fn a_denied_pod_leaves_its_object_as_it_is() {
     assert!(rendered[0].object.is_none() && rendered[0].pods[0].outcome.is_err());
     assert!(rendered[0].patch().is_empty());
 }
+
+#[test]
+fn annotations_at_the_wrong_level_are_told() {
+    let told = |text: &str| {
+        documents(text).unwrap().iter().filter_map(|d| d.object.as_ref()).flat_map(misplaced).collect::<Vec<_>>()
+    };
+    let ours = "{coffer.dev/inject: 'true'}";
+    assert_eq!(
+        told(&format!(
+            "{{kind: Deployment, metadata: {{name: api, annotations: {ours}, labels: {ours}}}, spec: {{template: {{metadata: \
+             {{labels: {ours}}}, spec: {{containers: [{{name: a}}]}}}}}}}}"
+        )),
+        [
+            "Deployment api: `coffer.dev/inject` stands in the Deployment's own metadata, where nobody reads it; write it in spec.template.metadata.annotations",
+            "Deployment api: `coffer.dev/inject` stands among the Deployment's own labels, where nobody reads it; write it in spec.template.metadata.annotations",
+            "Deployment api: `coffer.dev/inject` stands among the labels of its pods, where nobody reads it; write it in spec.template.metadata.annotations",
+        ]
+    );
+    assert_eq!(
+        told(&format!("{{kind: List, items: [{{kind: Pod, metadata: {{name: a, labels: {ours}}}, spec: {{}}}}]}}")),
+        [
+            "Pod a: `coffer.dev/inject` stands among the pod's labels, where nobody reads it; write it in metadata.annotations"
+        ]
+    );
+    let cron = "{kind: CronJob, metadata: {name: a, annotations: {coffer.dev/inject: 'true'}}, spec: {jobTemplate: {spec: {template: {spec: {}}}}}}";
+    assert!(told(cron)[0].ends_with("write it in spec.jobTemplate.spec.template.metadata.annotations"));
+    for kind in ["Deployment", "Pod"] {
+        let place: &[&str] = if kind == "Pod" { &[] } else { &["spec", "template"] };
+        assert_eq!(told(&template(kind, place)), Vec::<String>::new());
+    }
+}

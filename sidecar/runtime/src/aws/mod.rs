@@ -28,7 +28,7 @@ pub use credentials::{
     AddressType, Agent, AgentUrl, AgentUrlError, CallObserver, Credentials, RoleStep, TokenSource, session_name,
 };
 pub use error::{AwsError, Class};
-pub use name::{is_region, is_role_arn};
+pub use name::{RegionError, check_region, is_region, is_role_arn};
 
 use crate::VERSION;
 

@@ -51,6 +51,12 @@ fn says_what_is_wrong_and_what_was_meant() {
         ("'password'", "`'password'` is a constant, not a key: write the key bare, or in double quotes"),
         ("a[?lenght(@)]", "`lenght` at column 4 is not a function of JMESPath; did you mean `length`?"),
         ("sort_by(a, b)", "sort_by() at column 1 takes an array, and an expression such as `&name`"),
+        (
+            "x\u{2028}y\n- path: /etc",
+            "`x\\u{2028}y\\n- path: /etc` is not JMESPath: it cannot go on with '\\u{2028}' at column 2",
+        ),
+        ("{a: b,\n\"a\": c}", "`{a: b,\\n\"a\": c}` names the key `a` twice: remove one"),
+        ("'a\nb'", "`'a\\nb'` is a constant, not a key: write the key bare, or in double quotes"),
         ("a.[&b]", "`&` at column 4 makes an expression for `map`, `sort_by`, `min_by` or `max_by` only"),
         ("{a: b, a: c}", "`{a: b, a: c}` names the key `a` twice: remove one"),
         ("a[::0]", "the slice that ends at column 6 has the step 0, which goes nowhere"),
@@ -61,6 +67,8 @@ fn says_what_is_wrong_and_what_was_meant() {
     ] {
         assert_eq!(Selector::new(selector).unwrap_err().to_string(), message);
     }
+    let nothing = found("{}", "a.\n\"b\"").unwrap_err().to_string();
+    assert!(nothing.starts_with("`a.\\n\"b\"` selects nothing"), "{nothing}");
     assert_eq!(Selector::new(&"a".repeat(1025)), Err(SelectorError::TooLong(1025)));
 }
 

@@ -1,7 +1,7 @@
 //! As whom and where to ask, and with which mode: settings that go down from the top to volumes and
 //! from there to files.
 
-use coffer_runtime::aws::{is_region, is_role_arn};
+use coffer_runtime::aws::{check_region, is_role_arn};
 
 use super::super::RoleStep;
 use super::super::yaml::{Kind, Node};
@@ -41,8 +41,8 @@ pub(super) fn inherited(fields: &mut Fields, above: &Inherited, problems: &mut P
 
 pub(super) fn region(node: &Node, problems: &mut Problems) -> Option<String> {
     let name = text(node, "region", problems)?;
-    if !is_region(&name) {
-        problems.add(node.place, format!("`region: {name}` is no AWS region; write one such as `eu-west-1`"));
+    if let Err(error) = check_region(&name) {
+        problems.add(node.place, format!("`region: {}` {error}", name.escape_debug()));
         return None;
     }
     Some(name)
@@ -51,8 +51,8 @@ pub(super) fn region(node: &Node, problems: &mut Problems) -> Option<String> {
 pub(super) fn role_arn(node: &Node, problems: &mut Problems) -> Option<String> {
     let arn = text(node, "role_arn", problems)?;
     if !is_role_arn(&arn) {
-        problems
-            .add(node.place, format!("`{arn}` is no role's ARN; write it as `arn:aws:iam::123456789012:role/NAME`"));
+        let fix = "write it as `arn:aws:iam::123456789012:role/NAME`";
+        problems.add(node.place, format!("`{}` is no role's ARN; {fix}", arn.escape_debug()));
         return None;
     }
     Some(arn)

@@ -4,6 +4,8 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use coffer_runtime::aws::is_region;
+
 use super::super::RoleStep;
 use super::super::yaml::Node;
 use super::fields::{Fields, Problems, duration, text};
@@ -152,15 +154,6 @@ fn region_of(host: &str) -> Option<&str> {
         None => None,
     };
     region.filter(|region| is_region(region))
-}
-
-/// Words and a number with hyphens between, as in `eu-west-1` and `us-gov-east-1`.
-fn is_region(text: &str) -> bool {
-    let Some((words, number)) = text.rsplit_once('-') else { return false };
-    let all = |text: &str, is: fn(&u8) -> bool| !text.is_empty() && text.bytes().all(|b| is(&b));
-    words.contains('-')
-        && words.split('-').all(|word| all(word, u8::is_ascii_lowercase))
-        && all(number, u8::is_ascii_digit)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod carried;
 mod mistakes;
+mod together;
 
 use coffer::spec::{Config, OnChange};
 
