@@ -123,3 +123,20 @@ fn a_denied_pod_leaves_its_object_as_it_is() {
     assert!(rendered[0].object.is_none() && rendered[0].pods[0].outcome.is_err());
     assert!(rendered[0].patch().is_empty());
 }
+
+#[test]
+fn claims_of_a_stateful_set_are_volumes_of_its_pods() {
+    let set = |claims: &str| {
+        let asks = "{annotations: {coffer.dev/inject: 'true', coffer.dev/file.db: 'secretsmanager:prod/db'}}";
+        let template = format!("{{metadata: {asks}, spec: {{containers: [{{name: pg, image: x}}]}}}}");
+        format!("{{kind: StatefulSet, metadata: {{name: pg}}, spec: {{template: {template}{claims}}}}}\n")
+    };
+    let text = set(", volumeClaimTemplates: [{metadata: {name: data}}]");
+    let object = rendered(&text)[0].object.clone().unwrap();
+    let pod = &object["spec"]["template"]["spec"];
+    assert!(pod["securityContext"].is_null(), "the kubelet would change the owners of the data: {pod}");
+    assert!(!pod["volumes"].to_string().contains("persistentVolumeClaim"), "{pod}");
+    let text = set("");
+    let object = rendered(&text)[0].object.clone().unwrap();
+    assert_eq!(object["spec"]["template"]["spec"]["securityContext"]["fsGroup"], 10001);
+}
