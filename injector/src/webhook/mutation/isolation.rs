@@ -34,6 +34,9 @@ pub(super) fn skipped(draft: &Draft) -> String {
     names.join(",")
 }
 
+/// What is to be taken from a container, by the name that it has there.
+type Found<'f> = &'f dyn Fn(&Container) -> Option<String>;
+
 /// What leaves the application an identity in AWS, or a way to ours: once for each kind. For a pod whose containers have
 /// lost what EKS's webhook gave them.
 pub(super) fn doubts(draft: &Draft, settings: &Settings) -> Vec<String> {
@@ -52,7 +55,7 @@ pub(super) fn doubts(draft: &Draft, settings: &Settings) -> Vec<String> {
     let is_privileged = |container: &Container| {
         container.security("privileged").is_some_and(|value| value == true).then(|| "privileged".to_owned())
     };
-    let kinds: [(&dyn Fn(&Container) -> Option<String>, &str); 4] = [
+    let kinds: [(Found<'_>, &str); 4] = [
         (&variables, "written by hand, it stays, and gives an identity in AWS"),
         (&|container| mounted(container, &tokens), "AWS takes its token"),
         (&|container| mounted(container, &folders), "the tokens of its node's pods lie there"),

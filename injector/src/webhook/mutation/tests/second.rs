@@ -91,8 +91,7 @@ fn nobody_loosens_what_is_ours() {
 
 #[test]
 fn a_command_behind_another_wrapper_is_not_wrapped_twice() {
-    let once = mutated(&with("    coffer.dev/mode: exec", API)).pod;
-    let mut pod = once.clone();
+    let mut pod = mutated(&with("    coffer.dev/mode: exec", API)).pod;
     let api = &mut pod["spec"]["containers"][0];
     let ours = api["command"].take();
     api["args"] = ours.clone();
