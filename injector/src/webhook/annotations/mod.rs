@@ -126,7 +126,7 @@ impl fmt::Display for Problem {
         if !self.annotation.is_empty() {
             write!(f, "{}: ", self.annotation.escape_debug())?;
         }
-        self.text.chars().try_for_each(|c| match c.is_control() {
+        self.text.chars().try_for_each(|c| match c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
             true => write!(f, "{}", c.escape_debug()),
             false => f.write_char(c),
         })

@@ -62,7 +62,8 @@ pub(super) fn of_container(wish: &Resources, volume: u64, warnings: &mut Vec<Str
             }
         }
         None => {
-            let ours = (MEMORY_MIB * MIB).saturating_add(volume);
+            // More than that is no quantity.
+            let ours = (MEMORY_MIB * MIB).saturating_add(volume).min(i64::MAX.unsigned_abs());
             // Never under what is asked for.
             let asked = requests.get("memory");
             let asked =

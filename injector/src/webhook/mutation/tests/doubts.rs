@@ -68,6 +68,12 @@ fn a_limit_alone_is_the_request_too() {
 }
 
 #[test]
+fn a_limit_is_never_more_than_there_can_be() {
+    let pod = mutated(&with("    coffer.dev/size-limit: '9223372036854775807'", "{containers: [{name: api}]}")).pod;
+    assert_eq!(pod["spec"]["initContainers"][0]["resources"]["limits"]["memory"], i64::MAX.to_string());
+}
+
+#[test]
 fn resources_of_the_whole_pod_have_their_own_rules() {
     let spec = |memory: &str| {
         format!(
