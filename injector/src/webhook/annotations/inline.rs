@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use coffer::file::{Mode, Owner};
 use coffer::render::Format;
 use coffer::spec::{Config, Content, FileSpec, Means, Naming, Reference, Wanted};
 use serde_json::Value;
 
 use super::files::Listed;
 use super::yaml::line;
-use super::{Faults, told::Told};
+use super::{Faults, shown, told::Told};
 
 /// Files listed in annotations, and what goes with them: a config file of the sidecar with one volume.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Inline {
     body: String,
     most_bytes: Option<u64>,
     signals: bool,
+    owner: Owner,
+    modes: Vec<(String, Mode)>,
 }
 
 /// What goes with the files of a volume.
@@ -50,6 +53,18 @@ impl Inline {
     #[must_use]
     pub fn signals(&self) -> bool {
         self.signals
+    }
+
+    /// Whom the files are to belong to, as far as the annotations say it.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// The files whose mode the annotations say, by the names or references that stand there, and that mode.
+    #[must_use]
+    pub fn modes(&self) -> &[(String, Mode)] {
+        &self.modes
     }
 
     /// Puts it together. The error is by annotation; every part has been checked for itself before.
@@ -88,7 +103,13 @@ impl Inline {
         let files = volumes.iter().flat_map(|volume| &volume.files);
         let signal = |means: &Means| matches!(means, Means::Signal { .. });
         let signals = volumes.iter().flat_map(|volume| &volume.on_change.actions).any(|action| signal(&action.means));
-        Ok(Self { head, body, most_bytes: files.map(most_bytes).sum(), signals })
+        let says = |entry: &Value| entry.get("mode").is_some_and(|mode| !mode.is_null());
+        let for_all = listed.settings.contains_key("mode");
+        let name = |entry: &Value| ["name", "from"].into_iter().find_map(|key| entry.get(key)?.as_str().map(shown));
+        let modes = files.clone().zip(&listed.files).filter(|(_, (_, entry))| for_all || says(entry));
+        let modes = modes.map(|(file, (_, entry))| (name(entry).unwrap_or_default(), file.mode)).collect();
+        let owner = volumes.first().map(|volume| volume.owner).unwrap_or_default();
+        Ok(Self { head, body, most_bytes: files.map(most_bytes).sum(), signals, owner, modes })
     }
 }
 

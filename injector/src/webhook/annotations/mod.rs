@@ -15,7 +15,7 @@ mod words;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 
 use serde_json::{Map, Value};
@@ -122,10 +122,14 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.annotation.as_str() {
-            "" => f.write_str(&self.text),
-            name => write!(f, "{name}: {}", self.text),
+        // Names and texts of a pod that the API server has not checked yet: one line each.
+        if !self.annotation.is_empty() {
+            write!(f, "{}: ", self.annotation.escape_debug())?;
         }
+        self.text.chars().try_for_each(|c| match c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            true => write!(f, "{}", c.escape_debug()),
+            false => f.write_char(c),
+        })
     }
 }
 
@@ -197,7 +201,7 @@ impl Faults {
 }
 
 /// A text of a user as it may stand in a message: short, and on one line.
-fn shown(text: &str) -> String {
+pub(in crate::webhook) fn shown(text: &str) -> String {
     const LONGEST: usize = 64;
     let mut shown = text.chars().take(LONGEST).collect::<String>().escape_debug().to_string();
     if text.chars().nth(LONGEST).is_some() {

@@ -5,6 +5,7 @@
 //!                           └──► service accounts: their roles ───────────▲
 //! ```
 
+mod claims;
 mod documents;
 mod objects;
 #[cfg(test)]
@@ -13,9 +14,10 @@ mod tests;
 use serde_json::Value;
 
 use super::annotations::Problem;
-use super::mutation::{Mutation, Settings, Surroundings, mutate};
+use super::mutation::{Asked, Mutation, Settings, Surroundings};
 use super::patch::{Step, between};
 
+use self::claims::Claims;
 pub use self::documents::{Document, documents};
 pub use self::objects::misplaced;
 use self::objects::{Accounts, pods};
@@ -78,11 +80,16 @@ fn render_one<'t>(document: Document<'t>, accounts: &Accounts, cluster: &Cluster
     let mut rendered = Vec::new();
     for found in document.object.as_ref().map(pods).unwrap_or_default() {
         let Some(pod) = after.as_mut().and_then(|object| object.pointer_mut(&found.pointer)) else { continue };
-        let role = accounts.role(pod, found.namespace.as_deref()).or(cluster.role.as_deref());
+        let asked = Asked::of(pod);
+        let account = asked.service_account(pod);
+        let role = account.and_then(|account| accounts.role(account, found.namespace.as_deref()));
+        let role = role.or(cluster.role.as_deref());
         let surroundings = Surroundings { native_sidecars: cluster.native_sidecars, role: role.map(str::to_owned) };
-        let outcome = match mutate(pod, &cluster.settings, &surroundings) {
+        let claims = Claims::of(&found.claims, pod);
+        let outcome = match asked.mutate(&claims.added(pod), &cluster.settings, &surroundings) {
             Ok(None) => continue,
-            Ok(Some(mutation)) => {
+            Ok(Some(mut mutation)) => {
+                claims.remove(&mut mutation.pod);
                 *pod = mutation.pod.clone();
                 Ok(mutation)
             }

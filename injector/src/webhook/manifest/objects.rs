@@ -16,6 +16,8 @@ pub(super) struct Found {
     /// Where it stands in the object: a JSON Pointer.
     pub(super) pointer: String,
     pub(super) namespace: Option<String>,
+    /// The names of the volumes that a controller adds to each pod, as claims.
+    pub(super) claims: Vec<String>,
 }
 
 /// All pods and templates of an object.
@@ -36,7 +38,10 @@ pub(super) fn pods(object: &Value) -> Vec<Found> {
         };
         if object.pointer(place).is_some() {
             let namespace = text(object, "/metadata/namespace").map(str::to_owned);
-            found.push(Found { name: name(object, kind), pointer: format!("{pointer}{place}"), namespace });
+            let claims = object.pointer("/spec/volumeClaimTemplates").and_then(Value::as_array);
+            let claims = claims.into_iter().flatten().filter_map(|claim| text(claim, "/metadata/name"));
+            let claims = claims.map(str::to_owned).collect();
+            found.push(Found { name: name(object, kind), pointer: format!("{pointer}{place}"), namespace, claims });
         }
     });
     found
@@ -130,9 +135,8 @@ impl Accounts {
         Self(accounts)
     }
 
-    /// The role of a pod's account. Where one of both leaves its namespace open, it is taken to be the same.
-    pub(super) fn role(&self, pod: &Value, namespace: Option<&str>) -> Option<&str> {
-        let wanted = super::super::mutation::service_account(pod)?;
+    /// The role of an account. Where one of both leaves its namespace open, it is taken to be the same.
+    pub(super) fn role(&self, wanted: &str, namespace: Option<&str>) -> Option<&str> {
         let fits = |account: &&Account| {
             account.name == wanted
                 && (account.namespace.is_none() || namespace.is_none() || account.namespace.as_deref() == namespace)

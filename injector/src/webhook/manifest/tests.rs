@@ -154,3 +154,20 @@ fn annotations_at_the_wrong_level_are_told() {
         assert_eq!(told(&template(kind, place)), Vec::<String>::new());
     }
 }
+
+#[test]
+fn claims_of_a_stateful_set_are_volumes_of_its_pods() {
+    let set = |claims: &str| {
+        let asks = "{annotations: {coffer.dev/inject: 'true', coffer.dev/file.db: 'secretsmanager:prod/db'}}";
+        let template = format!("{{metadata: {asks}, spec: {{containers: [{{name: pg, image: x}}]}}}}");
+        format!("{{kind: StatefulSet, metadata: {{name: pg}}, spec: {{template: {template}{claims}}}}}\n")
+    };
+    let text = set(", volumeClaimTemplates: [{metadata: {name: data}}]");
+    let object = rendered(&text)[0].object.clone().unwrap();
+    let pod = &object["spec"]["template"]["spec"];
+    assert!(pod["securityContext"].is_null(), "the kubelet would change the owners of the data: {pod}");
+    assert!(!pod["volumes"].to_string().contains("persistentVolumeClaim"), "{pod}");
+    let text = set("");
+    let object = rendered(&text)[0].object.clone().unwrap();
+    assert_eq!(object["spec"]["template"]["spec"]["securityContext"]["fsGroup"], 10001);
+}

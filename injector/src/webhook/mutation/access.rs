@@ -2,14 +2,16 @@
 
 use serde_json::Value;
 
-use crate::webhook::annotations::{Content, Mode, Problem, Wish};
+use crate::webhook::annotations::{Content, Mode, Problem, Wish, shown};
 
 use super::Settings;
-use super::draft::{At, Container, Draft};
+use super::draft::{At, Container, Draft, Object};
 use super::names::annotation;
 
 /// The group of the files, where the pod has none: as in deploy/kubernetes/sidecar.yaml.
 pub(super) const GROUP: u32 = 10001;
+/// The user of ours where one has to be said, as `--run-as-user` has it by default.
+const USER: u32 = 10002;
 /// The mode of files that everyone with the mount may read.
 const FOR_ALL: &str = "0444";
 /// Volumes whose files the kubelet does not give to `fsGroup`, or makes itself for this pod alone: with any other,
@@ -47,6 +49,11 @@ impl Access {
             mode: None,
             why_mode: String::new(),
         };
+        // With the pod's own, root, the kubelet would never start a container that is to be none (`runAsNonRoot`).
+        if access.user.is_none() && draft.security("runAsUser").and_then(Value::as_u64) == Some(0) {
+            access.user = Some((USER, GROUP));
+            access.why_user = "a user of its own, as the pod's is root";
+        }
         // There the application's own user writes the files.
         if matches!(wish.mode, Mode::Exec { .. }) {
             return Ok(access);
@@ -71,8 +78,7 @@ impl Access {
         );
         if matches!(wish.content, Content::ConfigMap { .. }) {
             warnings.push(format!(
-                "{}: the pod has no fsGroup, and {obstacle}: unless the application runs as Coffer's user, give the pod \
-                 an fsGroup, or write `mode: \"{FOR_ALL}\"` in the ConfigMap",
+                "{}: give the pod an fsGroup, or write `mode: \"{FOR_ALL}\"` in the ConfigMap: none is added, as {obstacle}",
                 annotation("config")
             ));
         }
@@ -88,15 +94,39 @@ fn may_give_group(draft: &Draft, settings: &Settings) -> Result<(), String> {
     if settings.run_as_user.is_none() {
         return Err("the cluster gives out users and groups itself".to_owned());
     }
+    if let Some(volume) = draft.volumes.iter().find(|volume| keeps_group_out(volume)) {
+        // The kubelet gives the group the right to read what it gives to it (kubernetes/kubernetes#57923), and ssh, for
+        // one, refuses such a key.
+        return Err(format!("one would open the files of the volume `{}` to it", shown(super::draft::name_of(volume))));
+    }
     // A volume that names no kind at all is an emptyDir to Kubernetes.
     let kinds = draft.volumes.iter().map(|volume| {
         let kind = volume.keys().find(|key| key.as_str() != "name" && !UNCHANGED.contains(&key.as_str()));
         (super::draft::name_of(volume), kind)
     });
     match kinds.into_iter().find_map(|(name, kind)| kind.map(|kind| (name, kind))) {
-        Some((name, kind)) => Err(format!("one would change the owners of files in the volume `{name}` ({kind})")),
+        Some((name, kind)) => {
+            Err(format!("one would change the owners of files in the volume `{}` ({})", shown(name), shown(kind)))
+        }
         None => Ok(()),
     }
+}
+
+/// Whether a volume that the kubelet writes has a file which the group is not to read.
+fn keeps_group_out(volume: &Object) -> bool {
+    let is_closed = |mode: Option<&Value>| mode.and_then(Value::as_u64).is_some_and(|mode| mode & 0o040 == 0);
+    let list = |of: &Value, key: &str| of.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let has_closed = |source: &Value| {
+        is_closed(source.get("defaultMode")) || list(source, "items").iter().any(|item| is_closed(item.get("mode")))
+    };
+    let kinds = |of: &dyn Fn(&str) -> Option<Value>| {
+        ["configMap", "downwardAPI", "secret"].into_iter().filter_map(of).any(|source| has_closed(&source))
+    };
+    kinds(&|kind| volume.get(kind).cloned())
+        || volume.get("projected").is_some_and(|projected| {
+            is_closed(projected.get("defaultMode"))
+                || list(projected, "sources").iter().any(|source| kinds(&|kind| source.get(kind).cloned()))
+        })
 }
 
 /// The user that all these containers run as.

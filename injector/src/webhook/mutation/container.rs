@@ -1,5 +1,6 @@
 //! Our containers, by hand in deploy/kubernetes/sidecar.yaml.
 
+use coffer::spec::DEFAULT_LISTEN;
 use serde_json::{Value, json};
 
 use crate::webhook::annotations::{Content, Wish};
@@ -101,7 +102,7 @@ impl Frame<'_> {
         match role {
             Role::Install => container.put_mount(mount(PROGRAM, INSTALL_FOLDER, false)),
             _ => {
-                self.put_environment(&mut container);
+                self.put_environment(role, &mut container);
                 container.put_mount(mount(SECRETS, &self.wish.path, false));
                 container.put_mount(config_mount());
                 self.identity.give(&mut container);
@@ -119,12 +120,16 @@ impl Frame<'_> {
     }
 
     /// The variables that are no identity.
-    fn put_environment(&self, container: &mut Container) {
+    fn put_environment(&self, role: Role, container: &mut Container) {
         // They name the session in CloudTrail after the pod, and spread the looks of many pods in time.
         for (name, path) in [("POD_NAME", "metadata.name"), ("POD_NAMESPACE", "metadata.namespace")] {
             let from = json!({ "fieldRef": { "fieldPath": path } });
             container
                 .put_variable(Object::from_iter([("name".to_owned(), json!(name)), ("valueFrom".to_owned(), from)]));
+        }
+        // Before what the file says, which is not known here, so that the probe asks where it listens.
+        if matches!(self.wish.content, Content::ConfigMap { .. }) && role != Role::Once {
+            container.put_variable(variable("COFFER_LISTEN", &DEFAULT_LISTEN.to_string()));
         }
         for variable in self.own_variables() {
             container.put_variable(variable);

@@ -9,6 +9,10 @@ use crate::webhook::annotations::Problem;
 /// A JSON object.
 pub(super) type Object = Map<String, Value>;
 
+/// Nobody has more containers in a pod, and each costs: the kubelet runs 110 pods a node by default, and the API server
+/// takes what fits into 3 MiB.
+const CONTAINERS_MAX: usize = 500;
+
 /// A pod in parts.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
@@ -56,7 +60,7 @@ impl<'l, T> IntoIterator for &'l List<T> {
 pub(super) struct Container(pub(super) Object);
 
 /// Which of a pod's containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum At {
     /// An init container, by its place among those that are not ours.
     Init(usize),
@@ -70,6 +74,14 @@ impl Draft {
     /// # Errors
     /// Each part that is of a type which no pod has there.
     pub(super) fn read(pod: &Value) -> Result<Self, Vec<Problem>> {
+        let count = |key: &str| pod.get("spec")?.get(key)?.as_array().map(Vec::len);
+        let containers = ["initContainers", "containers"].into_iter().filter_map(count).sum::<usize>();
+        if containers > CONTAINERS_MAX {
+            let text = format!(
+                "the pod has {containers} containers, and Coffer takes no more than {CONTAINERS_MAX}; split it"
+            );
+            return Err(vec![Problem { annotation: String::new(), text }]);
+        }
         let mut read = Reader::default();
         let mut root = read.object(Some(pod), "the pod").unwrap_or_default();
         let mut metadata = read.part(&mut root, "metadata", "metadata");
@@ -222,14 +234,9 @@ impl Container {
     }
 }
 
-/// The name of a container, volume, variable or mount.
+/// The name of a container, volume or variable, or of the volume that is mounted.
 pub(super) fn name_of(object: &Object) -> &str {
     object.get("name").and_then(Value::as_str).unwrap_or_default()
-}
-
-/// The name of the volume that is mounted.
-pub(super) fn mount_name(mount: &Object) -> &str {
-    name_of(mount)
 }
 
 fn put_list(spec: &mut Object, key: &str, list: List<Object>) {
@@ -246,14 +253,9 @@ fn put_named(container: &mut Object, key: &str, item: Object) {
     let Some(items) = list.as_array_mut() else { return };
     let same = |other: &&mut Value| other.as_object().is_some_and(|other| name_of(other) == name_of(&item));
     match items.iter_mut().find(same) {
-        Some(place) if covers(place, &item) => {}
-        Some(place) => *place = Value::Object(item),
+        Some(place) => *place = super::again::item(place, Value::Object(item)),
         None => items.push(Value::Object(item)),
     }
-}
-
-fn covers(former: &Value, wanted: &Object) -> bool {
-    former.as_object().is_some_and(|former| super::again::covers_object(former, wanted))
 }
 
 fn drop_named(container: &mut Object, key: &str, is_unwanted: impl Fn(&str) -> bool) -> bool {

@@ -7,25 +7,58 @@
 use coffer_runtime::aws::is_role_arn;
 use serde_json::{Value, json};
 
-use crate::webhook::annotations::{Problem, Wish};
+use crate::webhook::annotations::{Problem, Wish, shown};
 
-use super::draft::{Container, Draft, Object, mount_name, name_of};
-use super::names::{CONTAINERS, TOKEN, TOKEN_FOLDER, TOKEN_KEY, annotation};
+use super::draft::{Container, Draft, Object, name_of};
+use super::names::{TOKEN, TOKEN_FOLDER, TOKEN_KEY, annotation};
 use super::{Settings, Surroundings};
 
-/// Containers that EKS's webhook passes by: CSV.
-pub(super) const SKIP: &str = "eks.amazonaws.com/skip-containers";
-/// The volumes of EKS's webhook: of IAM roles for service accounts, and of EKS Pod Identity.
-const VOLUMES: [&str; 2] = ["aws-iam-token", "eks-pod-identity-token"];
-/// What makes an identity in AWS, in the order in which it is given.
-const VARIABLES: [&str; 4] = [
-    "AWS_ROLE_ARN",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-];
+/// The volumes of EKS's webhook.
+pub(super) const VOLUMES: [&str; 2] = [POD_IDENTITY.volume, ROLE.volume];
+/// What makes an identity in AWS.
+pub(super) const VARIABLES: [&str; 4] = [ROLE.of, ROLE.file, POD_IDENTITY.of, POD_IDENTITY.file];
 /// What EKS's webhook gives along.
-const ALONG: [&str; 3] = ["AWS_STS_REGIONAL_ENDPOINTS", "AWS_DEFAULT_REGION", "AWS_REGION"];
+const ALONG: [&str; 3] = [STS, "AWS_DEFAULT_REGION", "AWS_REGION"];
+const STS: &str = "AWS_STS_REGIONAL_ENDPOINTS";
+
+/// A form of identity that EKS's webhook gives: two variables, of which one names a token in its volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Form {
+    of: &'static str,
+    file: &'static str,
+    volume: &'static str,
+    why: &'static str,
+}
+
+/// IAM roles for service accounts.
+const ROLE: Form =
+    Form { of: "AWS_ROLE_ARN", file: "AWS_WEB_IDENTITY_TOKEN_FILE", volume: "aws-iam-token", why: "the role" };
+/// EKS Pod Identity, which that webhook prefers to a role where a service account has both.
+const POD_IDENTITY: Form = Form {
+    of: "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    file: "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    volume: "eks-pod-identity-token",
+    why: "the EKS Pod Identity",
+};
+
+impl Form {
+    /// Whether EKS's webhook gave it to a container. Known by the volume's name, never by what a path looks like; and what
+    /// names another token was written by the pod's author.
+    fn is_given(self, container: &Container) -> bool {
+        let file = container.variable(self.file).filter(|_| container.has_variable(self.of));
+        let is_below = |folder: &str| {
+            let rest = file.and_then(|file| file.strip_prefix(folder.trim_end_matches('/')));
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        let mut folders = container.mounts().filter(|mount| name_of(mount) == self.volume);
+        folders.any(|mount| mount.get("mountPath").and_then(Value::as_str).is_some_and(is_below))
+    }
+
+    fn is_of(self, variable: &str) -> bool {
+        variable == self.of || variable == self.file
+    }
+}
+
 /// How long a token is good for, in seconds, as EKS's own webhook has it; the kubelet renews it at 80 %.
 const TOKEN_SECONDS: u32 = 86400;
 
@@ -42,6 +75,7 @@ pub(super) enum Identity {
     Borrowed {
         /// Which.
         from: String,
+        form: Form,
         variables: Vec<Object>,
         mounts: Vec<Object>,
     },
@@ -71,28 +105,41 @@ impl Identity {
         if let Some(role) = &wish.role {
             return Ok(Self::Own { role: role.clone(), is_asked_for: true });
         }
+        // After isolation, only our own container of before may have it still.
+        let all = || former.iter().chain(draft.init.iter()).chain(draft.regular.iter());
+        let borrowed =
+            |form: Form| all().find(|container| form.is_given(container)).map(|from| Self::borrow(from, form));
+        if let Some(identity) = borrowed(POD_IDENTITY) {
+            return Ok(identity);
+        }
         match &surroundings.role {
             Some(role) if is_role_arn(role) => {
                 return Ok(Self::Own { role: role.clone(), is_asked_for: false });
             }
             Some(role) => warnings.push(format!(
-                "the service account's annotation `eks.amazonaws.com/role-arn` is no role's ARN, and not used: `{}`",
-                role.chars().take(200).collect::<String>().escape_debug()
+                "mend the service account's `eks.amazonaws.com/role-arn`: it is no role's ARN, and not used: `{}`",
+                shown(role)
             )),
             None => {}
         }
-        // After isolation, only our own container of before may have it still.
-        let mut all = former.iter().chain(draft.init.iter()).chain(draft.regular.iter());
-        let Some(container) = all.find(|container| is_given(container)) else { return Ok(Self::Left) };
-        let is_wanted = |variable: &&Object| {
-            let name = name_of(variable);
-            VARIABLES.contains(&name) || ALONG.contains(&name)
-        };
-        Ok(Self::Borrowed {
-            from: container.name().to_owned(),
-            variables: container.env().filter(is_wanted).cloned().collect(),
-            mounts: container.mounts().filter(|mount| VOLUMES.contains(&mount_name(mount))).cloned().collect(),
-        })
+        Ok(borrowed(ROLE).unwrap_or(Self::Left))
+    }
+
+    fn borrow(from: &Container, form: Form) -> Self {
+        let is_wanted = |variable: &&Object| form.is_of(name_of(variable)) || ALONG.contains(&name_of(variable));
+        Self::Borrowed {
+            from: from.name().to_owned(),
+            form,
+            variables: from.env().filter(is_wanted).cloned().collect(),
+            mounts: from.mounts().filter(|mount| name_of(mount) == form.volume).cloned().collect(),
+        }
+    }
+
+    /// Whether a variable that our container of before has is to go, where it is not wanted any more: what it owed to a
+    /// token of its own, and a role beside EKS Pod Identity, which the SDKs would take first.
+    pub(super) fn ousts(&self, former: &Container, variable: &str) -> bool {
+        owned(former).contains(&variable)
+            || matches!(self, Self::Borrowed { form, .. } if *form == POD_IDENTITY && ROLE.is_of(variable))
     }
 
     /// Gives it to a container of ours.
@@ -109,9 +156,9 @@ impl Identity {
     pub(super) fn give_variables(&self, container: &mut Container) {
         match self {
             Self::Own { role, .. } => {
-                container.put_variable(variable("AWS_ROLE_ARN", role));
-                container.put_variable(variable("AWS_WEB_IDENTITY_TOKEN_FILE", &token_file()));
-                container.put_variable(variable("AWS_STS_REGIONAL_ENDPOINTS", "regional"));
+                container.put_variable(variable(ROLE.of, role));
+                container.put_variable(variable(ROLE.file, &token_file()));
+                container.put_variable(variable(STS, "regional"));
             }
             Self::Borrowed { variables, .. } => {
                 for item in variables {
@@ -154,7 +201,9 @@ impl Identity {
             Self::Own { role, is_asked_for: false } => {
                 format!("a token of its own for the service account's role `{role}`")
             }
-            Self::Borrowed { from, .. } => format!("the identity that EKS gave to the container `{from}`"),
+            Self::Borrowed { from, form, .. } => {
+                format!("{} that EKS gave to the container `{}`", form.why, shown(from))
+            }
             Self::Left => "whatever identity in AWS the cluster gives it".to_owned(),
         }
     }
@@ -163,30 +212,16 @@ impl Identity {
 /// The variables of a container that [`Identity::Own`] once gave it.
 pub(super) fn owned(container: &Container) -> &'static [&'static str] {
     match is_own(container) {
-        true => &["AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_STS_REGIONAL_ENDPOINTS"],
+        true => &[ROLE.of, ROLE.file, STS],
         false => &[],
     }
 }
 
-/// Takes the pod's identity in AWS from one of the application's containers; says whether there was one.
+/// Takes what EKS's webhook gave from one of the application's containers; says whether there was something.
 pub(super) fn take_from(container: &mut Container) -> bool {
-    let had = container.drop_variables(|name| VARIABLES.contains(&name));
+    let given: Vec<Form> = [POD_IDENTITY, ROLE].into_iter().filter(|form| form.is_given(container)).collect();
+    let had = container.drop_variables(|name| given.iter().any(|form| form.is_of(name)));
     container.drop_mounts(|name| VOLUMES.contains(&name)) || had
-}
-
-/// The containers that EKS's webhook is to pass by: those that the pod names already, and all but ours.
-pub(super) fn skipped(draft: &Draft) -> String {
-    let written = draft.annotation(SKIP).unwrap_or_default();
-    let mut names: Vec<&str> = Vec::new();
-    let written = written.split(',').map(|name| name.trim().trim_matches('"')).filter(|name| !name.is_empty());
-    let others = draft.containers().map(|(_, container)| container.name());
-    for name in written.chain(others) {
-        // Left out, ours would have no identity.
-        if !names.contains(&name) && !CONTAINERS.contains(&name) {
-            names.push(name);
-        }
-    }
-    names.join(",")
 }
 
 /// A variable.
@@ -208,20 +243,5 @@ fn token_file() -> String {
 }
 
 fn is_own(container: &Container) -> bool {
-    container.variable("AWS_WEB_IDENTITY_TOKEN_FILE") == Some(token_file().as_str())
-}
-
-/// Whether EKS's webhook gave it an identity: both variables of a pair, and the token in a volume of that webhook.
-/// Known by the volume's name, never by what a path looks like.
-fn is_given(container: &Container) -> bool {
-    let pairs = [(VARIABLES[0], VARIABLES[1]), (VARIABLES[2], VARIABLES[3])];
-    pairs.into_iter().any(|(of, file)| {
-        let file = container.variable(file).filter(|_| container.variable(of).is_some());
-        file.is_some_and(|file| {
-            let folders = container.mounts().filter(|mount| VOLUMES.contains(&mount_name(mount)));
-            let mut folders = folders.filter_map(|mount| mount.get("mountPath")?.as_str());
-            folders
-                .any(|folder| file.strip_prefix(folder.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/')))
-        })
-    })
+    container.variable(ROLE.file) == Some(token_file().as_str())
 }

@@ -21,10 +21,21 @@ const VALIDATORS: [&str; 2] = ["istio-validation", "linkerd-network-validator"];
 const APP_MESH_PROXY: &str = "envoy";
 const APP_MESH_INIT: &str = "proxyinit";
 
-/// Whether a container is a mesh's.
-pub(super) fn is_of_mesh(draft: &Draft, container: &Container) -> bool {
-    let name = container.name();
-    NAMES.contains(&name) || (is_app_mesh(draft) && (name == APP_MESH_PROXY || name == APP_MESH_INIT))
+/// By which a mesh's containers in a pod are known.
+pub(super) struct Known {
+    is_app_mesh: bool,
+}
+
+impl Known {
+    pub(super) fn of(draft: &Draft) -> Self {
+        Self { is_app_mesh: is_app_mesh(draft) }
+    }
+
+    /// Whether a container is a mesh's.
+    pub(super) fn is_of_mesh(&self, container: &Container) -> bool {
+        let name = container.name();
+        NAMES.contains(&name) || (self.is_app_mesh && (name == APP_MESH_PROXY || name == APP_MESH_INIT))
+    }
 }
 
 /// How many of the init containers end with the last proxy among them that goes on running, and its name.
@@ -36,7 +47,8 @@ pub(super) fn native_proxy(draft: &Draft) -> Option<(usize, &str)> {
 
 /// The proxy of the pod that starts after all init containers.
 pub(super) fn late_proxy(draft: &Draft) -> Option<&str> {
-    let is_proxy = |name: &str| PROXIES.contains(&name) || (name == APP_MESH_PROXY && is_app_mesh(draft));
+    let is_app_mesh = is_app_mesh(draft);
+    let is_proxy = |name: &str| PROXIES.contains(&name) || (name == APP_MESH_PROXY && is_app_mesh);
     draft.regular.iter().map(Container::name).find(|name| is_proxy(name))
 }
 
@@ -52,9 +64,8 @@ pub(super) fn closed_network(draft: &Draft, proxy: &str) -> Option<String> {
     let is_open = draft.annotation(ports).is_some_and(|ports| ports.split(',').any(|port| port.trim() == "443"));
     (!is_open).then(|| {
         format!(
-            "the mesh's CNI plugin redirects the traffic of init containers to `{proxy}`, which starts after them (there \
-             is `{validator}`), so that Coffer may not reach AWS at the start: make the proxy a native sidecar with \
-             `{native}: \"true\"`, or let AWS pass by with `{ports}: \"443\"`"
+            "give the pod `{native}: \"true\"` or `{ports}: \"443\"`: the mesh's CNI plugin (`{validator}`) redirects the \
+             traffic to `{proxy}`, which starts after Coffer"
         )
     })
 }

@@ -1,23 +1,28 @@
 //! The pod as it is to be: pure, and the same for the same pod, byte for byte.
 //!
 //! ```text
-//! draft: the pod in parts ──► order: where ours stands ──► targets: who gets the files ─┐
-//!   ▲                         access: as which user, who can read                       ├──► writing ──► the pod
-//!   │                         identity: as whom AWS is asked                            │
-//!   └ names: what is ours     resources, volume, container, exec: what is added ────────┘
+//! asked: annotations ──► draft: the pod in parts ──► order: where ours stands, targets: who gets the files ─┐
+//!                         ▲                         access, permissions: as which user, who can read       ├─► writing ─► the pod
+//!                         │                         identity, isolation: as whom AWS is asked              │
+//!                         └ names: what is ours     paths, resources, volume, container, exec: what is added
 //! ```
 //!
-//! What is ours from an earlier pass is taken out first and made anew, see [`again`].
+//! What is ours from an earlier pass is known by its shape and made anew, see `again`.
 
 mod access;
 mod again;
+mod asked;
 mod container;
 mod draft;
 mod exec;
 mod identity;
+mod isolation;
 mod mesh;
 mod names;
 mod order;
+mod paths;
+mod permissions;
+mod quantity;
 mod resources;
 mod targets;
 #[cfg(test)]
@@ -25,14 +30,15 @@ mod tests;
 mod volume;
 mod writing;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::annotations::{Content, Mode, PREFIX, Problem, Wish};
+use super::annotations::{Content, Mode, Problem, Wish};
 
 use self::access::Access;
-use self::draft::{At, Container, Draft, mount_name};
+pub use self::asked::{Asked, mutate};
+use self::draft::{At, Container, Draft, name_of};
 use self::identity::Identity;
 use self::order::Place;
 use self::writing::Writing;
@@ -83,68 +89,11 @@ pub struct Reason {
     pub why: String,
 }
 
-/// A pod as its annotations ask for; `None` where they ask for nothing.
-///
-/// # Errors
-/// Every mistake, not just the first.
-pub fn mutate(pod: &Value, settings: &Settings, surroundings: &Surroundings) -> Result<Option<Mutation>, Vec<Problem>> {
-    let annotations = ours(pod)?;
-    if annotations.is_empty() {
-        return Ok(None);
-    }
-    let (wish, draft) = match (Wish::read(&annotations), Draft::read(pod)) {
-        (Ok(None), _) => return Ok(None),
-        (Ok(Some(wish)), Ok(draft)) => (wish, draft),
-        (Ok(Some(_)), Err(problems)) | (Err(problems), Ok(_)) => return Err(problems),
-        (Err(mut problems), Err(others)) => {
-            problems.extend(others);
-            return Err(problems);
-        }
-    };
-    apply(draft, &wish, settings, surroundings).map(Some)
-}
-
-/// The service account whose role [`mutate`] would want to know, in the pod's namespace; `None` where it makes no
-/// difference.
-#[must_use]
-pub fn service_account(pod: &Value) -> Option<&str> {
-    let annotations = ours(pod).ok().filter(|annotations| !annotations.is_empty())?;
-    let wish = Wish::read(&annotations).ok()??;
-    if wish.role.is_some() {
-        return None;
-    }
-    let spec = pod.get("spec")?;
-    let named = |key: &str| spec.get(key).and_then(Value::as_str).filter(|name| !name.is_empty());
-    // The second is the old name of the first; without either, the API server writes `default`.
-    Some(named("serviceAccountName").or_else(|| named("serviceAccount")).unwrap_or("default"))
-}
-
-/// The annotations of ours.
-fn ours(pod: &Value) -> Result<BTreeMap<String, String>, Vec<Problem>> {
-    let problem = |text: &str| vec![Problem { annotation: String::new(), text: text.to_owned() }];
-    let Some(pod) = pod.as_object() else { return Err(problem("this is no pod: it is no mapping")) };
-    let Some(metadata) = pod.get("metadata").filter(|metadata| !metadata.is_null()) else { return Ok(BTreeMap::new()) };
-    let Some(metadata) = metadata.as_object() else { return Err(problem("`metadata` is no mapping")) };
-    let Some(all) = metadata.get("annotations").filter(|all| !all.is_null()) else { return Ok(BTreeMap::new()) };
-    let Some(all) = all.as_object() else { return Err(problem("`metadata.annotations` is no mapping")) };
-    let mut ours = BTreeMap::new();
-    let mut problems = Vec::new();
-    for (name, value) in all.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
-        match value {
-            Value::String(text) => {
-                ours.insert(name.clone(), text.clone());
-            }
-            other => {
-                let fix = match other {
-                    Value::Bool(_) | Value::Number(_) => format!("write it in quotes: \"{other}\""),
-                    _ => "write it as a text, after `|`".to_owned(),
-                };
-                let text = format!("Kubernetes takes only texts as annotations; {fix}");
-                problems.push(Problem { annotation: name.clone(), text });
-            }
-        }
-    }
-    if problems.is_empty() { Ok(ours) } else { Err(problems) }
+/// A pod that cannot be changed, whatever it asks for.
+fn untouched(pod: &Value) -> Mutation {
+    let warning = "remove Coffer's annotations from this static pod: Kubernetes does not let what a kubelet runs of its own \
+                   be changed, and it gets nothing";
+    Mutation { pod: pod.clone(), mode: Mode::Sidecar, warnings: vec![warning.to_owned()], reasons: Vec::new() }
 }
 
 fn apply(
@@ -161,14 +110,14 @@ fn apply(
         let text = "this is a pod for Windows, and Coffer runs on Linux only; remove its annotations".to_owned();
         return Err(vec![Problem { annotation: names::annotation("inject"), text }]);
     }
-    let former = take_former(&mut draft);
+    let (former, served) = take_former(&mut draft);
     let mut warnings = wish.warnings.clone();
     let mut problems = Vec::new();
     let place = Place::choose(&draft, wish, &mut warnings);
     // Who gets the files can be told only of a place that there is.
     let (place, targets) = match place {
         Ok(place) => {
-            let targets = targets::choose(&draft, wish, &place, &mut warnings);
+            let targets = targets::choose(&draft, wish, &place, &served, &mut warnings);
             let targets = targets.unwrap_or_else(|wrong| {
                 problems.extend(wrong);
                 Vec::new()
@@ -200,17 +149,21 @@ fn apply(
         }
     };
     if let Some(identity) = &identity {
-        problems.extend(taken_paths(&draft, wish, identity, &targets));
+        problems.extend(paths::taken(&draft, wish, identity, &targets));
     }
     if draft.is_set("hostNetwork") && wish.mode == Mode::Sidecar && wish.listen.is_none() {
         warnings.push(
-            "the pod has the network of its node, where one process at a time can have Coffer's port 9465; give this pod \
-             another with coffer.dev/listen: \"127.0.0.1:PORT\""
+            "give this pod a port of its own with coffer.dev/listen: \"127.0.0.1:PORT\": it has the network of its node, \
+             where one process at a time can have Coffer's port 9465"
                 .to_owned(),
         );
     }
-    problems.extend(access.as_ref().and_then(|access| too_long(&draft, wish, access)));
+    if let Some(access) = &access {
+        problems.extend(too_long(&draft, wish, access));
+        problems.extend(permissions::check(&draft, wish, &targets, access, &mut warnings));
+    }
     let (Some(access), Some(identity), true) = (access, identity, problems.is_empty()) else { return Err(problems) };
+    let targets = targets.into_iter().collect();
     let writing = Writing { wish, settings, surroundings, place, targets, access, identity, former };
     Ok(writing.write(draft, warnings))
 }
@@ -240,61 +193,19 @@ fn is_windows(draft: &Draft) -> bool {
     os.or(selected).and_then(Value::as_str) == Some("windows")
 }
 
-/// Takes our containers of an earlier pass out, and ours out of the others' commands.
-fn take_former(draft: &mut Draft) -> Vec<Container> {
+/// Takes our containers of an earlier pass out, and tells whom they served.
+fn take_former(draft: &mut Draft) -> (Vec<Container>, BTreeSet<At>) {
     let mut former = Vec::new();
     for list in [&mut draft.init, &mut draft.regular] {
         for container in std::mem::take(&mut list.items) {
-            match names::CONTAINERS.contains(&container.name()) {
+            match names::is_ours(&container) {
                 true => former.push(container),
                 false => list.items.push(container),
             }
         }
     }
-    for (_, container) in draft.containers_mut() {
-        exec::unwrap(container);
-    }
-    former
-}
-
-/// Where something else is mounted at a place that we need.
-fn taken_paths(draft: &Draft, wish: &Wish, identity: &Identity, targets: &[At]) -> Vec<Problem> {
-    let mut paths = Vec::new();
-    if wish.content != Content::Nothing {
-        paths.push((wish.path.as_str(), "path", "say with this annotation where the files are to be instead"));
-    }
-    if matches!(wish.mode, Mode::Exec { .. }) {
-        paths.push((names::PROGRAM_FOLDER, "mode", "mount it elsewhere"));
-        if wish.content != Content::Nothing {
-            paths.push((names::CONFIG_FOLDER, "mode", "mount it elsewhere"));
-        }
-        if matches!(identity, Identity::Own { .. }) {
-            paths.push((names::TOKEN_FOLDER, "mode", "mount it elsewhere"));
-        }
-    }
-    let mut problems = Vec::new();
-    for container in targets.iter().filter_map(|at| draft.at(*at)) {
-        for mount in container.mounts().filter(|mount| !names::VOLUMES.contains(&mount_name(mount))) {
-            let mounted = mount.get("mountPath").and_then(Value::as_str).unwrap_or_default();
-            for (_, annotation, fix) in paths.iter().filter(|(path, ..)| same_path(path, mounted)) {
-                let text = format!(
-                    "the container `{}` has the volume `{}` at {mounted} already; {fix}",
-                    container.name(),
-                    mount_name(mount)
-                );
-                problems.push(Problem { annotation: names::annotation(annotation), text });
-            }
-        }
-    }
-    problems
-}
-
-/// `/var/run` is a link to `/run` in most images.
-fn same_path(one: &str, other: &str) -> bool {
-    let plain = |path: &str| {
-        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-        let parts = if parts.starts_with(&["var", "run"]) { parts[1..].to_vec() } else { parts };
-        parts.join("/")
-    };
-    plain(one) == plain(other)
+    let has_files = |container: &Container| container.mounts().any(|mount| name_of(mount) == names::SECRETS);
+    let is_served = |(_, container): &(At, &Container)| has_files(container) || exec::is_wrapped(container);
+    let served = draft.containers().filter(|_| !former.is_empty()).filter(is_served).map(|(at, _)| at).collect();
+    (former, served)
 }

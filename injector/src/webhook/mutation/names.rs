@@ -1,8 +1,8 @@
 //! What is ours in a pod, by name.
 
-use crate::webhook::annotations::{PREFIX, Problem};
+use crate::webhook::annotations::{PREFIX, Problem, shown};
 
-use super::draft::{Draft, mount_name, name_of};
+use super::draft::{Container, Draft, Object, name_of};
 
 /// The sidecar.
 pub(super) const SIDECAR: &str = "coffer";
@@ -43,27 +43,47 @@ pub(super) fn annotation(short: &str) -> String {
     format!("{PREFIX}{short}")
 }
 
-/// Names of ours that somebody else has taken. With our status in the annotations they are our own of before.
+/// What our containers run, wherever another webhook's wrapper has put it.
+const COMMAND: &str = "/coffer";
+
+/// Whether a container is ours: by its name and by what it runs, as anybody can write a name and a status.
+pub(super) fn is_ours(container: &Container) -> bool {
+    let runs = |key: &str| container.0.get(key).and_then(|words| words.get(0)).is_some_and(|word| word == COMMAND);
+    CONTAINERS.contains(&container.name()) && (runs("command") || runs("args"))
+}
+
+/// Whether a volume is of the kind that ours of that name are.
+fn is_of_kind(volume: &Object) -> bool {
+    let kinds: &[&str] = match name_of(volume) {
+        CONFIG => &["configMap", "downwardAPI"],
+        TOKEN => &["projected"],
+        _ => &["emptyDir"],
+    };
+    kinds.iter().any(|kind| volume.contains_key(*kind))
+}
+
+/// Names of ours that somebody else has taken. With our status in the annotations, what also looks like ours is our own of
+/// before.
 pub(super) fn taken(draft: &Draft) -> Vec<Problem> {
-    if draft.annotations.contains_key(STATUS) {
-        return Vec::new();
-    }
+    let has_status = draft.annotations.contains_key(STATUS);
     let mut problems = Vec::new();
     let mut tell = |kind: &str, name: &str, fix: &str| {
         let text = format!("the pod has {kind} `{name}` already, and this webhook adds one of that name; {fix}");
         problems.push(Problem { annotation: String::new(), text });
     };
     for container in draft.init.iter().chain(&draft.regular) {
-        if CONTAINERS.contains(&container.name()) {
+        if CONTAINERS.contains(&container.name()) && !(has_status && is_ours(container)) {
             tell("a container", container.name(), "give it another");
         }
-        for mount in container.mounts().filter(|mount| VOLUMES.contains(&mount_name(mount))) {
-            let kind = format!("in the container `{}` a mount of", container.name());
-            tell(&kind, mount_name(mount), "remove it, and say with `coffer.dev/path` where the files are to be");
+        for mount in container.mounts().filter(|mount| !has_status && VOLUMES.contains(&name_of(mount))) {
+            let kind = format!("in the container `{}` a mount of", shown(container.name()));
+            tell(&kind, name_of(mount), "remove it, and say with `coffer.dev/path` where the files are to be");
         }
     }
-    for name in draft.volumes.iter().map(name_of).filter(|name| VOLUMES.contains(name)) {
-        tell("a volume", name, "give it another");
+    for volume in draft.volumes.iter().filter(|volume| VOLUMES.contains(&name_of(volume))) {
+        if !(has_status && is_of_kind(volume)) {
+            tell("a volume", name_of(volume), "give it another");
+        }
     }
     problems
 }

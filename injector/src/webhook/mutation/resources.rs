@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::webhook::annotations::{Content, Quantity, Resources, Wish};
+use crate::webhook::annotations::{Content, Resources, Wish};
 
 use super::draft::{Container, Draft, Object};
 use super::names::annotation;
+use super::quantity::{amount, bytes, canonical};
 
 const MIB: u64 = 1024 * 1024;
 /// Of measured use (tests/size): some 9 MiB and next to no time.
@@ -21,16 +22,15 @@ const HEADROOM: u64 = 64 * 1024;
 
 /// The most that the volume may hold, in bytes, and why.
 pub(super) fn size_limit(wish: &Wish) -> (u64, String) {
-    if let Some(bytes) = wish.size_limit {
-        return (bytes, "as `coffer.dev/size-limit` says".to_owned());
+    if let Some(limit) = wish.size_limit {
+        return (limit, "as `coffer.dev/size-limit` says".to_owned());
     }
     let known = if let Content::Inline(inline) = &wish.content { inline.most_bytes() } else { None };
     match known {
         // The old set and the new one are there at once; tmpfs keeps whole pages.
-        Some(bytes) => {
-            let bytes = bytes.saturating_mul(2).saturating_add(bytes / 8).saturating_add(HEADROOM);
-            let bytes = bytes.div_ceil(MIB).saturating_mul(MIB);
-            (bytes, "two sets of these files at their largest".to_owned())
+        Some(most) => {
+            let most = most.saturating_mul(2).saturating_add(most / 8).saturating_add(HEADROOM);
+            (most.div_ceil(MIB).saturating_mul(MIB), "two sets of these files at their largest".to_owned())
         }
         None => (
             UNKNOWN_MIB * MIB,
@@ -39,91 +39,84 @@ pub(super) fn size_limit(wish: &Wish) -> (u64, String) {
     }
 }
 
-/// Bytes as Kubernetes writes them.
-pub(super) fn quantity(bytes: u64) -> String {
-    for (size, suffix) in [(MIB * 1024, "Gi"), (MIB, "Mi"), (1024, "Ki")] {
-        if bytes > 0 && bytes.is_multiple_of(size) {
-            return format!("{}{suffix}", bytes / size);
-        }
-    }
-    bytes.to_string()
-}
-
 /// Requests and limits of a container of ours that writes to a volume of this size.
 pub(super) fn of_container(wish: &Resources, volume: u64, warnings: &mut Vec<String>) -> Value {
-    let mut requests = wish.requests.clone();
-    let mut limits = wish.limits.clone();
-    let least = MEMORY_LEAST_MIB * MIB + volume;
+    let all = |written: &Object| -> Object {
+        written.iter().map(|(resource, amount)| (resource.clone(), canonical(amount))).collect()
+    };
+    let (mut requests, mut limits) = (all(&wish.requests), all(&wish.limits));
+    // As Kubernetes does with a limit alone: whoever wants the class Guaranteed writes no more than that.
+    for (resource, limit) in &limits {
+        requests.entry(resource.clone()).or_insert_with(|| limit.clone());
+    }
+    let least = (MEMORY_LEAST_MIB * MIB).saturating_add(volume);
     match limits.get("memory").and_then(amount) {
         Some(limit) => {
             if volume > 0 && limit.bytes().is_some_and(|limit| limit < least) {
                 warnings.push(format!(
-                    "{}: the files count to the memory of the container that writes them, up to {}; with a limit under {} it \
-                     may be killed",
+                    "{}: raise `limits.memory` to {}, or Coffer may be killed: its files, up to {}, count to its memory",
                     annotation("resources"),
-                    quantity(volume),
-                    quantity(least),
+                    bytes(least),
+                    bytes(volume),
                 ));
             }
         }
         None => {
-            let ours = MEMORY_MIB * MIB + volume;
+            // More than that is no quantity.
+            let ours = (MEMORY_MIB * MIB).saturating_add(volume).min(i64::MAX.unsigned_abs());
             // Never under what is asked for.
             let asked = requests.get("memory");
             let asked =
                 asked.filter(|asked| amount(asked).and_then(|asked| asked.bytes()).is_some_and(|asked| asked > ours));
-            let limit = asked.cloned().unwrap_or_else(|| json!(quantity(ours)));
+            let limit = asked.cloned().unwrap_or_else(|| json!(bytes(ours)));
             limits.insert("memory".to_owned(), limit);
         }
     }
     for (resource, default) in REQUESTS {
-        if requests.contains_key(resource) {
-            continue;
-        }
-        let limit = limits.get(resource).filter(|limit| amount(limit) < amount(&json!(default)));
-        let request = limit.cloned().unwrap_or_else(|| json!(default));
-        requests.insert(resource.to_owned(), request);
+        requests.entry(resource).or_insert_with(|| json!(default));
     }
     json!({ "requests": requests, "limits": limits })
 }
 
-/// Whether all containers ask for just what they may use at most, so that the pod is of the class Guaranteed.
-fn is_guaranteed<'c>(mut containers: impl Iterator<Item = &'c Container>) -> bool {
-    containers.all(|container| is_guaranteed_alone(&container.0))
-}
-
 /// What is to be said where our container changes the pod's class, or may not fit.
 pub(super) fn tell_of_pod(draft: &Draft, ours: &[&Container], warnings: &mut Vec<String>) {
-    // Those of the pod as a whole (Kubernetes 1.34) have to be no less than those of its containers together.
-    if draft.spec.get("resources").is_some_and(|resources| resources.get("requests").is_some()) {
-        warnings.push(format!(
-            "{}: this pod has `resources` of its own, whose requests must have room for Coffer's container",
-            annotation("resources")
-        ));
+    let annotation = annotation("resources");
+    // Those of the pod as a whole (Kubernetes 1.34) say its class, and those of its containers have to fit into them.
+    if let Some(whole) = draft.spec.get("resources").filter(|whole| whole.is_object()) {
+        let of = |resources: &Value, kind: &str, resource: &str| resources.get(kind)?.get(resource).and_then(amount);
+        let is_over = |container: &&&Container, resource: &str| {
+            let limit = container.0.get("resources").and_then(|ours| of(ours, "limits", resource));
+            limit.zip(of(whole, "limits", resource)).is_some_and(|(limit, most)| limit > most)
+        };
+        let over = ["cpu", "memory"].into_iter().find(|resource| ours.iter().any(|one| is_over(&one, resource)));
+        if let Some(resource) = over {
+            warnings.push(format!(
+                "{annotation}: raise the pod's own `resources.limits.{resource}`, or lower Coffer's: Kubernetes takes no \
+                 container with more than its pod"
+            ));
+        }
+        if whole.get("requests").is_some() {
+            warnings.push(format!(
+                "{annotation}: leave room for Coffer's container in the pod's own `resources.requests`: Kubernetes takes \
+                 none under the sum of its containers"
+            ));
+        }
+        return;
     }
-    let theirs = draft.init.iter().chain(draft.regular.iter());
-    if !ours.is_empty() && is_guaranteed(theirs) && !is_guaranteed(ours.iter().copied()) {
+    let mut theirs = draft.init.iter().chain(draft.regular.iter());
+    if !ours.is_empty() && theirs.all(is_guaranteed) && !ours.iter().copied().all(is_guaranteed) {
         warnings.push(format!(
-            "{}: this pod's quality of service was Guaranteed, and Coffer's container makes it Burstable; to keep it, \
-             write equal requests and limits of cpu and memory",
-            annotation("resources")
+            "{annotation}: write equal requests and limits of cpu and memory, or Coffer's container makes this pod, whose \
+             quality of service was Guaranteed, Burstable"
         ));
     }
 }
 
-fn is_guaranteed_alone(container: &Object) -> bool {
+/// Whether a container asks for just what it may use at most, so that the pod is of the class Guaranteed.
+fn is_guaranteed(container: &Container) -> bool {
     ["cpu", "memory"].into_iter().all(|resource| {
-        let of = |kind: &str| container.get("resources")?.get(kind)?.get(resource).and_then(amount);
+        let of = |kind: &str| container.0.get("resources")?.get(kind)?.get(resource).and_then(amount);
         let (request, limit) = (of("requests"), of("limits"));
         limit.is_some_and(|limit| limit.milli() > 0 && request.is_none_or(|request| request == limit))
     })
-}
-
-/// A quantity of a manifest.
-fn amount(quantity: &Value) -> Option<Quantity> {
-    match quantity {
-        Value::String(text) => Quantity::parse(text).ok(),
-        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
-        _ => None,
-    }
 }

@@ -1,40 +1,60 @@
 //! Which containers get the volume, or are wrapped.
 
-use crate::webhook::annotations::{Mode, Problem, Wish, nearest};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::draft::{At, Container, Draft};
+use crate::webhook::annotations::{Mode, Problem, Wish, nearest, shown};
+
+use super::draft::{At, Draft};
 use super::mesh;
 use super::names::{CONTAINERS, annotation};
 use super::order::Place;
 
-/// Those that the annotation names, or all but the mesh's and those that end before ours starts.
+/// More wrong names than this are not looked for.
+const WRONG_MAX: usize = 100;
+
+/// Those that the annotation names, or those that an earlier pass served, or all but the mesh's and those that end before
+/// ours starts.
 pub(super) fn choose(
     draft: &Draft,
     wish: &Wish,
     place: &Place,
+    served: &BTreeSet<At>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<At>, Vec<Problem>> {
     let is_early = |at: At| matches!(at, At::Init(index) if index < place.index);
     let problem = |text| Problem { annotation: annotation("containers"), text };
     let Some(names) = &wish.containers else {
-        let is_meant = |(at, container): &(At, &Container)| !is_early(*at) && !mesh::is_of_mesh(draft, container);
-        let chosen: Vec<At> = draft.containers().filter(is_meant).map(|(at, _)| at).collect();
-        let left_out = draft.containers().filter(|(at, c)| is_early(*at) && !mesh::is_of_mesh(draft, c));
-        let left_out: Vec<String> = left_out.map(|(_, container)| format!("`{}`", container.name())).collect();
-        if !left_out.is_empty() {
-            let names = left_out.join(", ");
-            warnings.push(format!("{}: {names} run before Coffer and get no files", annotation("position")));
+        // What others add later was never meant, and may not even be able to take it.
+        let again: Vec<At> = served.iter().copied().filter(|at| !is_early(*at)).collect();
+        if !again.is_empty() {
+            return Ok(again);
+        }
+        let mesh = mesh::Known::of(draft);
+        let (early, chosen): (Vec<_>, Vec<_>) =
+            draft.containers().filter(|(_, container)| !mesh.is_of_mesh(container)).partition(|(at, _)| is_early(*at));
+        if let [(_, first), more @ ..] = early.as_slice() {
+            warnings.push(format!(
+                "{}: put Coffer before `{}`{} for files there: what runs before it gets none",
+                annotation("position"),
+                shown(first.name()),
+                and_more(more.len())
+            ));
         }
         return match chosen.is_empty() {
             true => Err(vec![problem("all containers are a service mesh's; name those that get the files".to_owned())]),
-            false => Ok(chosen),
+            false => Ok(chosen.into_iter().map(|(at, _)| at).collect()),
         };
     };
     let mut chosen = Vec::new();
     let mut problems = Vec::new();
     let known: Vec<&str> = draft.containers().map(|(_, container)| container.name()).collect();
+    let by_name: BTreeMap<&str, At> = draft.containers().map(|(at, container)| (container.name(), at)).collect();
     for name in names {
-        let Some((at, container)) = draft.containers().find(|(_, container)| container.name() == name) else {
+        // What is nearest to a name takes its time, and nobody mends so many.
+        if problems.len() > WRONG_MAX {
+            break;
+        }
+        let Some((at, container)) = by_name.get(name.as_str()).and_then(|at| Some((*at, draft.at(*at)?))) else {
             let text = match CONTAINERS.contains(&name.as_str()) {
                 true => format!("`{name}` is Coffer's own container; name the application's"),
                 false => no_such("container", name, &known),
@@ -45,6 +65,7 @@ pub(super) fn choose(
         let needs_to_wait = matches!(wish.mode, Mode::Exec { .. }) || !container.stays();
         if is_early(at) && needs_to_wait {
             let fix = "put Coffer before it with `coffer.dev/position`, or leave it out";
+            let name = shown(name);
             problems
                 .push(problem(format!("the init container `{name}` runs before Coffer and would find nothing; {fix}")));
         } else if !chosen.contains(&at) {
@@ -56,11 +77,25 @@ pub(super) fn choose(
 
 /// Says that nothing has such a name, with the nearest that there is.
 pub(super) fn no_such(kind: &str, name: &str, known: &[&str]) -> String {
-    let shown: String = name.chars().take(64).collect();
-    let shown = shown.escape_debug();
-    match nearest(name, known.iter().copied()) {
-        Some(near) => format!("there is no {kind} `{shown}`; did you mean `{near}`?"),
-        None if known.is_empty() => format!("there is no {kind} `{shown}`: the pod has no {kind}"),
-        None => format!("there is no {kind} `{shown}`; there are {}", known.join(", ")),
+    /// More names help nobody.
+    const MOST: usize = 10;
+    let near = nearest(name, known.iter().copied()).map(shown);
+    let name = shown(name);
+    match near {
+        Some(near) => format!("there is no {kind} `{name}`; did you mean `{near}`?"),
+        None if known.is_empty() => format!("there is no {kind} `{name}`: the pod has no {kind}"),
+        None => {
+            let names: Vec<String> = known.iter().take(MOST).map(|name| shown(name)).collect();
+            format!(
+                "there is no {kind} `{name}`; there are {}{}",
+                names.join(", "),
+                and_more(known.len() - names.len())
+            )
+        }
     }
+}
+
+/// What stands after the first of several.
+pub(super) fn and_more(more: usize) -> String {
+    if more > 0 { format!(" and {more} more") } else { String::new() }
 }

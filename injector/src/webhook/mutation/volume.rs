@@ -7,7 +7,7 @@ use crate::webhook::annotations::{Content, Mode, Wish};
 use super::Settings;
 use super::identity::Identity;
 use super::names::{CONFIG, CONFIG_KEY, INJECTED_CONFIG, PROGRAM, SECRETS};
-use super::resources::quantity;
+use super::quantity::bytes;
 
 /// The most that the program may take: some 10 MiB today.
 const PROGRAM_SIZE: &str = "64Mi";
@@ -29,7 +29,7 @@ pub(super) fn wanted(
     let mut wanted = Vec::new();
     if wish.content != Content::Nothing {
         let (size, why) = size;
-        let empty = json!({ "medium": "Memory", "sizeLimit": quantity(*size) });
+        let empty = json!({ "medium": "Memory", "sizeLimit": bytes(*size) });
         let why = format!("the secrets: in memory, gone with the pod; its limit: {why}");
         wanted.push(Wanted { volume: json!({ "name": SECRETS, "emptyDir": empty }), why });
     }
@@ -37,8 +37,11 @@ pub(super) fn wanted(
         Content::Nothing => {}
         Content::ConfigMap { name, key } => {
             let map = json!({ "name": name, "items": [{ "key": key, "path": CONFIG_KEY }] });
-            let why = "the config file that `coffer.dev/config` names; a change of it takes effect in the running pod"
-                .to_owned();
+            let why = format!(
+                "the config file that `coffer.dev/config` names; `volumes[].path` in it is to be {}; a change of it takes \
+                 effect in the running pod",
+                wish.path
+            );
             wanted.push(Wanted { volume: json!({ "name": CONFIG, "configMap": map }), why });
         }
         Content::Inline(_) => {

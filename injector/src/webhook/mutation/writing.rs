@@ -1,5 +1,7 @@
 //! All that was decided, written into the pod.
 
+use std::collections::BTreeSet;
+
 use coffer_runtime::VERSION;
 use serde_json::{Value, json};
 
@@ -7,8 +9,9 @@ use crate::webhook::annotations::{Content, Mode, Wish};
 
 use super::access::{Access, GROUP};
 use super::container::{Frame, Role, config_mount};
-use super::draft::{At, Container, Draft, Object, mount_name, name_of};
+use super::draft::{At, Container, Draft, Object, name_of};
 use super::identity::{self, Identity, mount};
+use super::isolation;
 use super::names::{self, CONFIG, INJECTED_CONFIG, PROGRAM, PROGRAM_FOLDER, SECRETS, STATUS, TOKEN, VOLUMES};
 use super::order::Place;
 use super::{Mutation, Reason, Settings, Surroundings, again, exec, resources, volume};
@@ -19,7 +22,7 @@ pub(super) struct Writing<'a> {
     pub(super) settings: &'a Settings,
     pub(super) surroundings: &'a Surroundings,
     pub(super) place: Place,
-    pub(super) targets: Vec<At>,
+    pub(super) targets: BTreeSet<At>,
     pub(super) access: Access,
     pub(super) identity: Identity,
     pub(super) former: Vec<Container>,
@@ -64,6 +67,9 @@ impl Writing<'_> {
         self.annotate(&mut draft, &mut reasons);
         self.give_group(&mut draft, &mut reasons);
         let needs_token = self.write_targets(&mut draft, &frame, &mut reasons);
+        if self.wish.isolate_identity {
+            warnings.extend(isolation::doubts(&draft, self.settings));
+        }
         let roles = self.roles(&draft, &mut warnings);
         let ours: Vec<(Role, Container)> = roles.iter().map(|role| (*role, self.anew(&frame, *role))).collect();
         resources::tell_of_pod(&draft, &ours.iter().map(|(_, container)| container).collect::<Vec<_>>(), &mut warnings);
@@ -81,10 +87,10 @@ impl Writing<'_> {
     fn annotate(&self, draft: &mut Draft, reasons: &mut Reasons) {
         let place = |name: &str| format!("metadata.annotations[{name}]");
         if self.wish.isolate_identity {
-            let skipped = identity::skipped(draft);
-            draft.annotations.insert(identity::SKIP.to_owned(), json!(skipped));
+            let skipped = isolation::skipped(draft);
+            draft.annotations.insert(isolation::SKIP.to_owned(), json!(skipped));
             reasons
-                .add(place(identity::SKIP), "`coffer.dev/isolate-identity`: EKS gives its identity to none of these");
+                .add(place(isolation::SKIP), "`coffer.dev/isolate-identity`: EKS gives its identity to none of these");
         }
         match &self.wish.content {
             Content::Inline(inline) => {
@@ -128,23 +134,26 @@ impl Writing<'_> {
                 reasons
                     .add(&place, "the identity in AWS that EKS gave it is taken away: `coffer.dev/isolate-identity`");
             }
-            if self.targets.contains(&at) {
-                match self.wish.mode {
-                    Mode::Exec { .. } => needs_token |= self.wrap(container, frame, &place, &mut wanted, reasons),
-                    Mode::Sidecar | Mode::Init => wanted.push((
-                        mount(SECRETS, &self.wish.path, true),
-                        "the files, read-only: what the application cannot write, it cannot spoil",
-                    )),
+            match (self.targets.contains(&at), self.wish.mode) {
+                (true, Mode::Exec { .. }) => {
+                    needs_token |= self.wrap(container, frame, &place, &mut wanted, reasons);
+                }
+                (is_target, _) => {
+                    exec::unwrap(container);
+                    wanted.extend(is_target.then(|| {
+                        let why = "the files, read-only: what the application cannot write, it cannot spoil";
+                        (mount(SECRETS, &self.wish.path, true), why)
+                    }));
                 }
             }
-            let is_wanted = |name: &str| wanted.iter().any(|(mount, _)| mount_name(mount) == name);
-            if container.mounts().any(|mount| mount_name(mount) == TOKEN) && !is_wanted(TOKEN) {
+            let is_wanted = |name: &str| wanted.iter().any(|(mount, _)| name_of(mount) == name);
+            if container.mounts().any(|mount| name_of(mount) == TOKEN) && !is_wanted(TOKEN) {
                 let theirs = identity::owned(container);
                 container.drop_variables(|name| theirs.contains(&name));
             }
             container.drop_mounts(|name| VOLUMES.contains(&name) && !is_wanted(name));
             for (mount, why) in wanted {
-                reasons.add(format!("{place}.volumeMounts[{}]", mount_name(&mount)), why);
+                reasons.add(format!("{place}.volumeMounts[{}]", name_of(&mount)), why);
                 container.put_mount(mount);
             }
         }
@@ -160,8 +169,7 @@ impl Writing<'_> {
         wanted: &mut Vec<(Object, &'static str)>,
         reasons: &mut Reasons,
     ) -> bool {
-        let command = exec::wrapped(frame, &container.words("command"));
-        container.0.insert("command".to_owned(), Value::Array(command));
+        exec::wrap(frame, container);
         reasons.add(format!("{place}.command"), "`coffer exec` puts the secrets in place and runs the command");
         for variable in frame.own_variables() {
             let name = name_of(&variable).to_owned();
@@ -197,9 +205,9 @@ impl Writing<'_> {
                 match restarts {
                     Some(policy @ ("Never" | "OnFailure")) => {
                         warnings.push(format!(
-                            "this cluster has no native sidecars (Kubernetes 1.29), and with `restartPolicy: {policy}` a \
-                             container beside the application would keep the pod from ending: the files are fetched once \
-                             and not kept fresh"
+                            "have a cluster with native sidecars (Kubernetes 1.29) to keep the files fresh: here they are \
+                             fetched once, as with `restartPolicy: {policy}` a second container would keep the pod from \
+                             ending"
                         ));
                         vec![Role::Once]
                     }
@@ -214,7 +222,7 @@ impl Writing<'_> {
         // One of our name in the other list is another kind of container.
         let is_same = |former: &&Container| former.name() == role.name() && former.stays() == wanted.stays();
         match self.former.iter().find(is_same) {
-            Some(former) => again::container(former, wanted),
+            Some(former) => again::container(former, &wanted, &self.identity),
             None => wanted,
         }
     }
@@ -232,7 +240,7 @@ impl Writing<'_> {
             }
             reasons.add(format!("spec.volumes[{name}]"), why);
             match draft.volumes.iter_mut().find(|volume| name_of(volume) == name) {
-                Some(former) => *former = again::volume(former, volume),
+                Some(former) => *former = again::volume(former, &volume),
                 None => draft.volumes.push(volume),
             }
         }

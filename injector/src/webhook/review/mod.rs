@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 pub use self::answer::{Answer, Outcome};
 use self::request::{Bad, Request};
-use super::mutation::{Settings, Surroundings, mutate, service_account};
+use super::mutation::{Asked, Settings, Surroundings};
 use super::patch;
 use crate::kubernetes::{Kubernetes, KubernetesError};
 
@@ -67,8 +67,9 @@ impl Reviewer {
         };
         let native_sidecars = self.native_sidecars.borrow().unwrap_or(true);
         let mut around = Surroundings { native_sidecars, role: None };
-        let account = self.kubernetes.as_ref().and_then(|_| service_account(&pod).map(str::to_owned));
-        let Some(account) = account else { return self.decide(&request, &pod, &around, Vec::new()) };
+        let asked = Asked::of(&pod);
+        let account = self.kubernetes.as_ref().and_then(|_| asked.service_account(&pod).map(str::to_owned));
+        let Some(account) = account else { return self.decide(&request, &pod, asked, &around, Vec::new()) };
         // What is read is not kept while others are waited for: of those there may be many.
         drop(pod);
         let mut warnings = Vec::new();
@@ -77,15 +78,22 @@ impl Reviewer {
             Err(why) => warnings.push(format!("the role of service account {account} is not known: {why}")),
         }
         match request.pod() {
-            Ok(pod) => self.decide(&request, &pod, &around, warnings),
+            Ok(pod) => self.decide(&request, &pod, asked, &around, warnings),
             Err(why) => Answer::bad_object(&request.uid, &why),
         }
     }
 
     /// The answer, once all is known that can be.
-    fn decide(&self, request: &Request<'_>, pod: &Value, around: &Surroundings, mut warnings: Vec<String>) -> Answer {
+    fn decide(
+        &self,
+        request: &Request<'_>,
+        pod: &Value,
+        asked: Asked,
+        around: &Surroundings,
+        mut warnings: Vec<String>,
+    ) -> Answer {
         let name = request.shown_name(pod);
-        match mutate(pod, &self.settings, around) {
+        match asked.mutate(pod, &self.settings, around) {
             // Nothing of ours is asked for, so that nothing of ours is told either.
             Ok(None) => Answer::untouched(&request.uid, Outcome::Untouched, &[]),
             Ok(Some(mutation)) => {

@@ -59,7 +59,7 @@ fn spoiled() -> impl Strategy<Value = Value> {
         "spec": {
             "os": { "name": "linux" }, "nodeSelector": { "a": "b" }, "restartPolicy": "Always", "hostNetwork": true,
             "shareProcessNamespace": false, "securityContext": { "fsGroup": 1, "runAsUser": 1 },
-            "initContainers": [{ "name": "coffer", "restartPolicy": "Always", "env": [{ "name": "A", "value": "b" }] }],
+            "initContainers": [{ "name": "coffer", "command": ["/coffer"], "restartPolicy": "Always", "env": [{ "name": "A", "value": "b" }] }],
             "containers": [{
                 "name": "api", "image": "x", "command": ["/run/coffer/coffer", "exec", "--", "a"], "args": ["b"],
                 "env": [{ "name": "AWS_ROLE_ARN", "value": "x" }], "resources": { "limits": { "memory": "1Mi" } },

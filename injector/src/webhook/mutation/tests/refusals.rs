@@ -2,21 +2,6 @@
 
 use super::*;
 
-fn denied(pod: &Value) -> String {
-    denied_around(pod, &native())
-}
-
-fn denied_around(pod: &Value, surroundings: &Surroundings) -> String {
-    let problems = mutate(pod, &settings(), surroundings).unwrap_err();
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
-fn with(annotations: &str, spec: &str) -> Value {
-    pod(&format!(
-        "metadata:\n  annotations:\n    coffer.dev/inject: 'true'\n    coffer.dev/file.db: secretsmanager:prod/db\n{annotations}\nspec: {spec}\n"
-    ))
-}
-
 #[test]
 fn what_names_nothing_is_denied_with_the_nearest() {
     let spec = "{initContainers: [{name: migrate}], containers: [{name: api}, {name: worker}]}";
@@ -159,4 +144,101 @@ fn a_role_that_is_none_is_told_and_not_used() {
     let mutation = mutate(&pod, &settings(), &surroundings).unwrap().unwrap();
     assert!(mutation.warnings[0].contains("is no role's ARN, and not used: `api`"), "{:?}", mutation.warnings);
     assert!(!mutation.pod.to_string().contains("AWS_ROLE_ARN"));
+}
+
+#[test]
+fn mounts_in_the_way_of_ours_are_denied() {
+    let spec = |path: &str, kind: &str, more: &str| {
+        format!(
+            "{{volumes: [{{name: v, {kind}}}], containers: [{{name: api, command: [a], volumeMounts: [{{name: v, mountPath: \
+             {path}{more}}}]}}]}}"
+        )
+    };
+    let secret = "secret: {secretName: k}";
+    let below = denied(&with("", &spec("/var/run/secrets/coffer/extra", secret, "")));
+    assert!(below.contains("at /var/run/secrets/coffer/extra already, inside of /run/secrets/coffer"), "{below}");
+    assert!(denied(&with("", &spec("/run/secrets/x/../coffer", secret, ""))).contains("already; say with this"));
+    for (kind, more) in [
+        (secret, ""),
+        ("configMap: {name: k}", ""),
+        ("projected: {sources: []}", ""),
+        ("downwardAPI: {items: []}", ""),
+        ("emptyDir: {}", ", readOnly: true"),
+    ] {
+        let told = denied(&with("", &spec("/run/secrets", kind, more)));
+        assert!(told.contains("nobody can make /run/secrets/coffer in it; say with this annotation"), "{told}");
+    }
+    for path in ["/run", "/run/secrets", "/run/secrets/coffer2", "/var"] {
+        mutated(&with("", &spec(path, "emptyDir: {}", "")));
+    }
+    let exec = denied(&with("    coffer.dev/mode: exec", &spec("/etc", secret, "")));
+    assert!(exec.contains("coffer.dev/mode: ") && exec.contains("/etc/coffer in it; mount it elsewhere"), "{exec}");
+}
+
+#[test]
+fn a_port_is_for_one_of_the_wrapped() {
+    let spec = "{containers: [{name: api, command: [a]}, {name: b, command: [b]}]}";
+    let mut pod = with(
+        "    coffer.dev/mode: exec\n    coffer.dev/on-change: restart\n    coffer.dev/listen: '127.0.0.1:9000'",
+        spec,
+    );
+    pod["metadata"]["annotations"].as_object_mut().unwrap().remove("coffer.dev/file.db");
+    assert!(
+        denied(&pod).starts_with("coffer.dev/listen: one process of a pod can have 127.0.0.1:9000"),
+        "{}",
+        denied(&pod)
+    );
+    pod["metadata"]["annotations"]["coffer.dev/containers"] = "api".into();
+    mutated(&pod);
+}
+
+#[test]
+fn far_too_many_containers_are_refused_before_anything_is_done() {
+    let containers: Vec<Value> = (0..20_000).map(|at| serde_json::json!({ "name": format!("a{at}") })).collect();
+    let mut pod = with("    coffer.dev/isolate-identity: 'true'", "{containers: []}");
+    pod["spec"]["containers"] = containers.into();
+    assert_eq!(denied(&pod), "the pod has 20000 containers, and Coffer takes no more than 500; split it");
+    pod["spec"]["containers"].as_array_mut().unwrap().truncate(500);
+    mutated(&pod);
+}
+
+#[test]
+fn no_more_is_told_than_can_be_read() {
+    let name = "x\n".repeat(200);
+    let containers: Vec<Value> = (0..300)
+        .map(|at| {
+            let mount = serde_json::json!({ "name": name, "mountPath": "/run/secrets/coffer" });
+            serde_json::json!({ "name": format!("{name}{at}"), "volumeMounts": [mount] })
+        })
+        .collect();
+    let mut pod = with("", "{containers: []}");
+    pod["spec"]["containers"] = containers.into();
+    let problems = mutate(&pod, &settings(), &native()).unwrap_err();
+    assert_eq!((problems.len(), problems[39].to_string().as_str()), (40, "and 261 more; mend these first"));
+    for problem in problems {
+        let told = problem.to_string();
+        assert!(told.len() < 600 && !told.contains('\n'), "{told}");
+    }
+    let odd = Problem { annotation: "coffer.dev/a\nb".to_owned(), text: "c\u{1b}[d".to_owned() };
+    assert_eq!(odd.to_string(), "coffer.dev/a\\nb: c\\u{1b}[d");
+}
+
+#[test]
+fn what_is_not_of_our_shape_is_taken_whatever_the_status_says() {
+    let status = "    coffer.dev/status: x";
+    for (spec, expected) in [
+        ("{containers: [{name: api}, {name: coffer, image: shop, command: [/shop]}]}", "a container `coffer` already"),
+        ("{containers: [{name: api}, {name: coffer, image: shop}]}", "a container `coffer` already"),
+        (
+            "{containers: [{name: api}], volumes: [{name: coffer-secrets, persistentVolumeClaim: {claimName: x}}]}",
+            "a volume `coffer-secrets` already",
+        ),
+        (
+            "{containers: [{name: api}], volumes: [{name: coffer-token, emptyDir: {}}]}",
+            "a volume `coffer-token` already",
+        ),
+    ] {
+        let told = denied(&with(status, spec));
+        assert!(told.contains(expected), "{told}");
+    }
 }

@@ -35,6 +35,8 @@ fn told(text: &str) -> String {
         Ok(Some(mutation)) => {
             for warning in &mutation.warnings {
                 writeln!(told, "# warning: {warning}").unwrap();
+                // The API server cuts there (k8s.io/apiserver, pkg/endpoints/filters/warning.go).
+                assert!(warning.chars().count() < 250, "{warning}");
             }
             told.push_str(&crate::yaml::write(&mutation.pod));
             let again = mutate(&mutation.pod, &settings, &surroundings).unwrap().unwrap();

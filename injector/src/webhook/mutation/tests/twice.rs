@@ -86,7 +86,19 @@ fn defaulted(pod: &Value) -> Value {
             {
                 container.entry(key).or_insert_with(|| json!(value));
             }
-            container.entry("resources").or_insert_with(|| json!({}));
+            let resources = container.entry("resources").or_insert_with(|| json!({}));
+            for kind in ["limits", "requests"] {
+                for quantity in
+                    resources.get_mut(kind).and_then(Value::as_object_mut).into_iter().flat_map(|q| q.values_mut())
+                {
+                    *quantity = quantity::canonical(quantity);
+                }
+            }
+            // A limit is a request where there is none.
+            for (resource, limit) in resources.get("limits").and_then(Value::as_object).cloned().unwrap_or_default() {
+                let requests = resources.as_object_mut().unwrap().entry("requests").or_insert_with(|| json!({}));
+                requests.as_object_mut().unwrap().entry(resource).or_insert(limit);
+            }
             if let Some(probe) = container.get_mut("startupProbe") {
                 probe["successThreshold"] = json!(1);
             }
@@ -98,9 +110,16 @@ fn defaulted(pod: &Value) -> Value {
         }
     }
     for volume in spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(size) = volume.pointer_mut("/emptyDir/sizeLimit") {
+            *size = quantity::canonical(size);
+        }
         for kind in ["configMap", "downwardAPI", "projected"] {
             if let Some(source) = volume.get_mut(kind) {
                 source["defaultMode"] = json!(420);
+            }
+            let fields = volume.pointer_mut(&format!("/{kind}/items")).and_then(Value::as_array_mut);
+            for field in fields.into_iter().flatten().filter_map(|item| item.get_mut("fieldRef")) {
+                field["apiVersion"] = json!("v1");
             }
         }
     }
@@ -121,6 +140,13 @@ fn pods() -> impl Strategy<Value = (Value, Surroundings)> {
         vec![("mode", "exec"), ("containers", "api"), ("role-arn", "arn:aws:iam::123456789012:role/other")],
         vec![("position", "last"), ("listen", "127.0.0.1:9999")],
         vec![("position", "after:migrate")],
+        vec![("resources", "{requests: {cpu: 0.5, memory: 1024Mi}, limits: {memory: 2048Mi}}")],
+        vec![("resources", "{limits: {cpu: 1000m, memory: 1e9}}"), ("size-limit", "1000000")],
+        vec![("resources", "{requests: {cpu: 0.5}, limits: {ephemeral-storage: 1024Ki}}"), ("size-limit", "1.5Gi")],
+        // Pods whose containers cannot all be wrapped, signalled or mounted into, once others have added theirs.
+        vec![("mode", "exec"), ("command", "true")],
+        vec![("mode", "exec"), ("command", "true"), ("only", "api"), ("on-change", "restart")],
+        vec![("on-change", "{signal: HUP, process: nginx}")],
     ]);
     let around = (any::<bool>(), prop::option::of(Just(ROLE.to_owned())), any::<bool>(), any::<bool>(), any::<bool>());
     (modes, around).prop_map(|(annotations, (native_sidecars, role, pvc, job, config))| {
@@ -134,9 +160,28 @@ fn pods() -> impl Strategy<Value = (Value, Surroundings)> {
                 ],
             },
         });
-        let config = config && !annotations.iter().any(|(name, _)| *name == "region");
+        let has = |wanted: &str| annotations.iter().any(|(name, _)| *name == wanted);
+        let config = config && !has("region") && !has("on-change");
+        if has("command") {
+            // All are wrapped, or with files the only one.
+            pod["spec"]["initContainers"] = json!([]);
+            pod["spec"]["containers"][1]["command"] = json!(["/metrics"]);
+            if has("only") || config {
+                pod["spec"]["containers"].as_array_mut().unwrap().truncate(1);
+            }
+        }
+        let is_bare = has("command") && !has("only") && !config;
+        if annotations.iter().any(|(_, value)| value.contains("signal")) {
+            pod["spec"]["shareProcessNamespace"] = json!(true);
+            for container in pod["spec"]["containers"].as_array_mut().unwrap() {
+                container["securityContext"] = json!({ "runAsUser": 1000 });
+            }
+        }
         let (name, value) = if config { ("config", "api-coffer") } else { ("file.db", "secretsmanager:prod/db") };
-        for (name, value) in annotations.into_iter().chain([(name, value)]) {
+        let content = (!is_bare).then_some((name, value));
+        for (name, value) in
+            annotations.into_iter().chain(content).filter(|(name, _)| !["command", "only"].contains(name))
+        {
             pod["metadata"]["annotations"][format!("coffer.dev/{name}")] = json!(value);
         }
         if pvc {
@@ -188,6 +233,32 @@ fn others() -> impl Strategy<Value = fn(&Value) -> Value> {
             push(&mut pod["spec"], "containers", vec![json!({ "name": "late", "image": "x" })]);
             pod
         },
+        |pod| {
+            let mut pod = pod.clone();
+            let mount = json!({ "name": "theirs", "mountPath": "/run/secrets/coffer/below" });
+            push(
+                &mut pod["spec"],
+                "containers",
+                vec![json!({ "name": "agent", "image": "x", "volumeMounts": [mount] })],
+            );
+            push(&mut pod["spec"], "volumes", vec![json!({ "name": "theirs", "emptyDir": {} })]);
+            pod
+        },
+        // A mirror of images, AlwaysPullImages and LimitRanger.
+        |pod| {
+            let mut pod = pod.clone();
+            for list in ["initContainers", "containers"] {
+                for container in pod["spec"][list].as_array_mut().unwrap() {
+                    let image = container["image"].as_str().unwrap_or_default().rsplit('/').next().unwrap().to_owned();
+                    container["image"] = json!(format!("mirror.example/{image}"));
+                    container["imagePullPolicy"] = json!("Always");
+                    if container["resources"]["limits"]["cpu"].is_null() {
+                        container["resources"]["limits"]["cpu"] = json!("500m");
+                    }
+                }
+            }
+            pod
+        },
     ])
 }
 
@@ -218,7 +289,9 @@ proptest! {
                 names.windows(2).all(|pair| pair[0] != pair[1])
             })
         };
-        let pod = before.map_or_else(|| pod.clone(), |other| other(&pod));
+        // What comes before the first pass may be denied for good reasons.
+        let before = before.map(|other| other(&pod)).filter(|pod| mutate(pod, &settings(), &surroundings).is_ok());
+        let pod = before.unwrap_or(pod);
         let mut changed = again(&pod, &surroundings);
         for other in between {
             let next = other(&changed);
@@ -230,7 +303,9 @@ proptest! {
         prop_assert_eq!(again(&second, &surroundings).to_string(), second.to_string());
         for list in ["initContainers", "containers", "volumes"] {
             for item in changed["spec"][list].as_array().into_iter().flatten() {
-                let is_there = second["spec"][list].as_array().unwrap().iter().any(|other| other["name"] == item["name"]);
+                // A token of our own makes way for EKS Pod Identity.
+                let is_there = second["spec"][list].as_array().unwrap().iter().any(|other| other["name"] == item["name"])
+                    || item["name"] == "coffer-token";
                 prop_assert!(is_there, "{} is lost", item["name"]);
             }
         }
