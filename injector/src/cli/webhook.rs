@@ -345,7 +345,7 @@ mod tests {
             answer
         };
         assert!(get().await.ends_with("\r\n\r\nready\n"));
-        renewal.send_replace(Err("Secret a/b does not exist".to_owned()));
+        let _ = renewal.send_replace(Err("Secret a/b does not exist".to_owned()));
         let text = get().await;
         let why = "ready; the certificate is not renewed at the moment: Secret a/b does not exist\n";
         assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with(why), "{text}");
