@@ -141,9 +141,6 @@ impl Ground {
     async fn rolled_out(&self, replicas: usize) -> Result<()> {
         let api = self.plane.api();
         let deployment = format!("/apis/apps/v1/namespaces/{SYSTEM}/deployments/{NAME}");
-        let slices = format!(
-            "/apis/discovery.k8s.io/v1/namespaces/{SYSTEM}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3D{NAME}"
-        );
         let serves = eventually(ROLLED_OUT, async || {
             let object = api.get(&deployment).await?;
             let status = &object["status"];
@@ -151,17 +148,29 @@ impl Ground {
             for count in ["replicas", "updatedReplicas", "readyReplicas"] {
                 ensure!(status[count].as_u64().unwrap_or_default() == replicas as u64, "{status}");
             }
-            let slices = api.get(&slices).await?;
-            let endpoints = slices["items"].as_array().into_iter().flatten();
-            let endpoints = endpoints.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
-            let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true).count();
-            ensure!(ready == replicas, "{ready} endpoints are ready");
+            let ready = self.ready_endpoints().await?;
+            ensure!(ready.len() == replicas, "ready endpoints are {ready:?}");
             Ok(())
         });
         match serves.await {
             Ok(()) => Ok(()),
             Err(error) => Err(error.context(self.said().await)),
         }
+    }
+
+    /// The pods that the API server may call, as the webhook's Service has them.
+    async fn ready_endpoints(&self) -> Result<Vec<String>> {
+        let slices = self
+            .plane
+            .api()
+            .get(&format!(
+                "/apis/discovery.k8s.io/v1/namespaces/{SYSTEM}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3D{NAME}"
+            ))
+            .await?;
+        let endpoints = slices["items"].as_array().into_iter().flatten();
+        let endpoints = endpoints.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+        let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
+        ready.map(|one| one["targetRef"]["name"].as_str().map(str::to_owned).context("an endpoint of no pod")).collect()
     }
 
     /// What the webhook's processes have said.
