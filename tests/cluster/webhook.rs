@@ -110,10 +110,10 @@ impl Ground {
     async fn install(&self, manifests: &str, flags: &[&str]) -> Result<()> {
         let file = self.plane.folder().join("webhook.yaml");
         fs::write(&file, manifests)?;
-        let read = ["apply", "--dry-run=client", "--output=json", "--filename", &file.to_string_lossy()];
-        let list = self.plane.kubectl(read).await?;
-        let mut list: Value = serde_json::from_str(&list)?;
-        let objects = list["items"].as_array_mut().context("no list")?;
+        // As they are written: `apply` would tell what becomes of those that are there.
+        let read = ["create", "--dry-run=client", "--output=json", "--filename", &file.to_string_lossy()];
+        let read = self.plane.kubectl(read).await?;
+        let mut objects = serde_json::Deserializer::from_str(&read).into_iter().collect::<Result<Vec<Value>, _>>()?;
         let deployment = objects.iter_mut().find(|object| object["kind"] == "Deployment").context("no Deployment")?;
         let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
         let arguments = container["args"].as_array_mut().context("no arguments")?;
@@ -124,6 +124,7 @@ impl Ground {
         let variables = container["env"].as_array_mut().context("no variables")?;
         variables.push(json!({"name": "KUBERNETES_SERVICE_HOST", "value": api.ip()}));
         variables.push(json!({"name": "KUBERNETES_SERVICE_PORT", "value": api.port().to_string()}));
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         fs::write(self.installed(), list.to_string())?;
         self.apply_again().await
     }

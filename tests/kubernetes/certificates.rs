@@ -38,10 +38,9 @@ async fn rules(plane: &ControlPlane) -> Result<Value> {
     static RULES: OnceCell<Value> = OnceCell::const_new();
     let read = async || {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/webhook/webhook.yaml");
-        let list = plane.kubectl(["apply", "--dry-run=client", "--output=json", "--filename", file]).await?;
-        let list: Value = serde_json::from_str(&list)?;
-        let mut objects = list["items"].as_array().into_iter().flatten();
-        let role = objects.find(|object| object["kind"] == "Role").context("it has no Role")?;
+        let read = plane.kubectl(["create", "--dry-run=client", "--output=json", "--filename", file]).await?;
+        let objects = serde_json::Deserializer::from_str(&read).into_iter().collect::<Result<Vec<Value>, _>>()?;
+        let role = objects.iter().find(|object| object["kind"] == "Role").context("it has no Role")?;
         anyhow::Ok(role["rules"].clone())
     };
     RULES.get_or_try_init(read).await.cloned()
