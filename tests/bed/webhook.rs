@@ -3,16 +3,16 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::client::conn::{http1, http2};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, Response, header};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -38,12 +38,20 @@ pub struct ServingCertificate {
     pem: String,
 }
 
-/// A client that trusts that certificate, with one connection of HTTP/2.
+/// A client that trusts that certificate. It keeps connections as the API server's does: HTTP/1.1, the one taken first
+/// that was used last, none that the other end has closed; and nothing is sent again of which a byte was written. A clone shares them.
 #[derive(Clone)]
 pub struct ReviewClient {
-    sender: http2::SendRequest<Full<Bytes>>,
-    host: String,
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+    kept: Arc<Mutex<Vec<Sender>>>,
 }
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// No connection, and nothing sent.
+#[derive(Debug)]
+pub struct NotConnected(anyhow::Error);
 
 /// What a webhook answers.
 #[derive(Clone, Debug)]
@@ -90,46 +98,42 @@ impl ServingCertificate {
         BASE64_STANDARD.encode(&self.pem)
     }
 
-    /// TLS to who shows it, as far as that protocol goes.
-    pub async fn connect(&self, address: SocketAddr, protocol: &str) -> Result<TlsStream<TcpStream>> {
+    /// TLS to who shows it.
+    pub async fn connect(&self, address: SocketAddr) -> Result<TlsStream<TcpStream>> {
+        connect(address, &self.trusting()?).await
+    }
+
+    /// A client of who shows it there, with one connection.
+    pub async fn client(&self, address: SocketAddr) -> Result<ReviewClient> {
+        let client = ReviewClient { address, tls: self.trusting()?, kept: Arc::default() };
+        let sender = client.connect().await?;
+        client.keep(sender);
+        Ok(client)
+    }
+
+    fn trusting(&self) -> Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).context("no certificate")?)?;
         let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let name = ServerName::IpAddress(address.ip().into());
-        Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
-    }
-
-    /// A client of who shows it there.
-    pub async fn client(&self, address: SocketAddr) -> Result<ReviewClient> {
-        let stream = self.connect(address, "h2").await?;
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-        // It ends with the last sender.
-        tokio::spawn(connection);
-        Ok(ReviewClient { sender, host: address.to_string() })
-    }
-
-    /// POSTs one review by HTTP/1.1.
-    pub async fn post_http1(&self, address: SocketAddr, body: impl Into<Bytes>) -> Result<Reviewed> {
-        let stream = self.connect(address, "http/1.1").await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let request = Request::post("/mutate")
-            .header(header::HOST, address.to_string())
-            .body(Full::<Bytes>::from(body.into()))?;
-        read(sender.send_request(request).await?).await
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
     }
 }
 
 impl ReviewClient {
-    /// Whether the connection has ended, or is about to.
-    pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|sender| !sender.is_closed());
+        kept.len()
+    }
+
+    /// Has the next request made on a new connection.
+    pub fn forget_connections(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Sends a review, or what is none.
@@ -138,16 +142,24 @@ impl ReviewClient {
     }
 
     /// Sends whatever request.
+    ///
+    /// # Errors
+    /// [`NotConnected`] when nothing was sent, and anything when there is no answer.
     pub async fn request(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Result<Reviewed> {
-        let mut sender = self.sender.clone();
+        let body: Bytes = body.into();
         let request = Request::builder()
             .method(method)
-            .uri(format!("https://{}{path}", self.host))
+            .uri(path)
+            .header(header::HOST, self.address.to_string())
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::<Bytes>::from(body.into()))?;
+            // As Go's client, of an empty body too.
+            .header(header::CONTENT_LENGTH, body.len())
+            .body(Full::from(body))?;
         let answer = async {
-            sender.ready().await?;
-            read(sender.send_request(request).await?).await
+            let (sender, answer) = self.send(request).await?;
+            let answer = read(answer).await?;
+            self.keep(sender);
+            Ok(answer)
         };
         timeout(PATIENCE, answer).await.with_context(|| format!("no answer within {PATIENCE:?}"))?
     }
@@ -155,6 +167,43 @@ impl ReviewClient {
     /// Has a pod reviewed that is about to be created in the namespace `shop`.
     pub async fn review(&self, pod: &Value) -> Result<Reviewed> {
         self.post(admission_review(pod).to_string()).await
+    }
+
+    async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<(Sender, Response<Incoming>)> {
+        loop {
+            let (mut sender, kept) = match self.kept() {
+                Some(sender) => (sender, true),
+                None => (self.connect().await.map_err(NotConnected)?, false),
+            };
+            // An end that has come already shows here.
+            if sender.ready().await.is_err() && kept {
+                continue;
+            }
+            match sender.try_send_request(request).await {
+                Ok(answer) => return Ok((sender, answer)),
+                Err(mut failed) => match failed.take_message() {
+                    // Nothing of it was written.
+                    Some(again) if kept => request = again,
+                    _ => return Err(failed.into_error().into()),
+                },
+            }
+        }
+    }
+
+    fn kept(&self) -> Option<Sender> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn keep(&self, sender: Sender) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+    }
+
+    async fn connect(&self) -> Result<Sender> {
+        let stream = connect(self.address, &self.tls).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with its sender.
+        tokio::spawn(connection);
+        Ok(sender)
     }
 }
 
@@ -180,8 +229,23 @@ impl Reviewed {
 
 impl fmt::Debug for ReviewClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReviewClient").field("host", &self.host).finish_non_exhaustive()
+        f.debug_struct("ReviewClient").field("address", &self.address).finish_non_exhaustive()
     }
+}
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no connection: {:#}", self.0)
+    }
+}
+
+impl std::error::Error for NotConnected {}
+
+async fn connect(address: SocketAddr, tls: &Arc<ClientConfig>) -> Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::IpAddress(address.ip().into());
+    Ok(TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?)
 }
 
 /// What the API server sends when a pod is about to be created in the namespace `shop`.
@@ -206,7 +270,7 @@ pub fn admission_review(pod: &Value) -> Value {
     })
 }
 
-async fn read(answer: Response<hyper::body::Incoming>) -> Result<Reviewed> {
+async fn read(answer: Response<Incoming>) -> Result<Reviewed> {
     let status = answer.status().as_u16();
     Ok(Reviewed { status, body: answer.into_body().collect().await?.to_bytes() })
 }

@@ -222,6 +222,17 @@ impl Replica {
         says(&self.certificates, words).await
     }
 
+    /// Waits until it says this of what keeps it from renewing; nothing, when nothing does.
+    async fn renews(&self, words: &str) -> Result<()> {
+        let mut renewal = self.certificates.renewal.clone();
+        let is_so = |renewal: &std::result::Result<(), String>| match renewal {
+            Ok(()) => words.is_empty(),
+            Err(why) => !words.is_empty() && why.contains(words),
+        };
+        let found = timeout(SOON, renewal.wait_for(is_so)).await.map(drop);
+        found.with_context(|| format!("never so: {words:?}; {:?}", *self.certificates.renewal.borrow()))
+    }
+
     /// Ends without giving anything back.
     fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
@@ -462,6 +473,13 @@ async fn a_right_that_is_missing_is_named() -> Result<()> {
     bed.test.create("secrets", &json!({"metadata": {"name": "coffer-injector-tls"}})).await?;
     bed.apply(&[&replica]).await?;
     replica.is_ready().await?;
+    replica.renews("").await?;
+    // Gone again, what is shown is good for long yet; and that it cannot be renewed is known.
+    bed.test.delete("secrets", "coffer-injector-tls").await?;
+    replica.renews("coffer-injector-tls does not exist").await?;
+    ensure!(replica.certificates.ready.borrow().is_ok());
+    bed.test.create("secrets", &json!({"metadata": {"name": "coffer-injector-tls"}})).await?;
+    replica.renews("").await?;
     // With a Service of another name nothing is ours.
     bed.edit(|webhooks| {
         webhooks.as_array_mut().unwrap().truncate(2);
@@ -488,6 +506,7 @@ async fn an_api_server_that_is_away_changes_nothing() -> Result<()> {
     bed.edit_secret(|data| *data = Value::Null).await?;
     sleep(Duration::from_secs(3)).await;
     ensure!(replica.certificates.ready.borrow().is_ok());
+    replica.renews("the Kubernetes API does not answer").await?;
     bed.admit().await?;
     line.cut(false);
     let start = Instant::now();
@@ -496,6 +515,7 @@ async fn an_api_server_that_is_away_changes_nothing() -> Result<()> {
         ensure!(start.elapsed() < SOON * 2, "never made anew");
         sleep(Duration::from_millis(100)).await;
     }
+    replica.renews("").await?;
     bed.admit().await
 }
 

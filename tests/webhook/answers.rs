@@ -201,9 +201,10 @@ async fn other_ways_to_ask_are_told_the_right_one() -> Result<()> {
         let answer = client.request(Method::POST, path, body.clone()).await?;
         ensure!(answer.status == 404 && answer.text().contains("nothing here but /mutate"), "{path}: {answer:?}");
     }
-    // As an API server would that has HTTP/2 switched off.
-    let answer = webhook.certificate.post_http1(webhook.address, body).await?;
-    ensure!(answer.status == 200 && answer.patch()?.is_some(), "{answer:?}");
+    for path in ["/mutate", "/mutate/required?timeout=5s"] {
+        let answer = client.request(Method::POST, path, body.clone()).await?;
+        ensure!(answer.status == 200 && answer.patch()?.is_some(), "{path}: {answer:?}");
+    }
     let (status, text) = webhook.get("/livez").await?;
     ensure!(status == 200 && text == "ok\n");
     Ok(())

@@ -6,10 +6,11 @@ use anyhow::{Context, Result, ensure};
 use bed::{ControlPlane, ControlPlaneOptions, eventually, unique_name};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 use crate::fixture::{SOON, Webhook, pod};
 
-const RESULTS: [&str; 6] = ["injected", "complete", "untouched", "misdirected", "denied", "invalid"];
+const RESULTS: [&str; 7] = ["injected", "complete", "untouched", "misdirected", "denied", "unavailable", "invalid"];
 const ROLE: &str = "arn:aws:iam::123456789012:role/app";
 
 /// A namespace whose pods are reviewed by a webhook of its own.
@@ -36,11 +37,11 @@ impl Shop {
 
     /// As deploy/ has it, but for the address, and for this namespace only. The second asks about the same pods.
     async fn register(&self, ca_bundle: &str) -> Result<()> {
-        let of = |name: &str| {
+        let of = |name: &str, path: &str| {
             json!({
                 "name": name,
                 "clientConfig": {
-                    "url": format!("https://{}/mutate", self.webhook.address),
+                    "url": format!("https://{}{path}", self.webhook.address),
                     "caBundle": ca_bundle,
                 },
                 "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"],
@@ -57,7 +58,7 @@ impl Shop {
         };
         let configuration = json!({
             "metadata": {"name": self.namespace},
-            "webhooks": [of("inject.coffer.dev"), of("required.coffer.dev")],
+            "webhooks": [of("inject.coffer.dev", "/mutate"), of("required.coffer.dev", "/mutate/required")],
         });
         let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
         self.plane.api().create(path, &configuration).await?;
@@ -132,6 +133,7 @@ async fn its_own_certificate_is_known_before_it_is_ready() -> Result<()> {
     let ends = shop.webhook.metric("coffer_webhook_certificate_expiry_timestamp_seconds").await?;
     ensure!(ends > 1.7e9, "it ends at {ends}");
     ensure!(shop.webhook.metric("coffer_webhook_certificate_ready").await? == 1.0);
+    ensure!(shop.webhook.metric("coffer_webhook_certificate_renewal_ok").await? == 1.0);
     let status = shop.webhook.process.stop().await?;
     ensure!(status.success(), "{status}");
     Ok(())
@@ -218,9 +220,9 @@ async fn pods_go_on_being_created_while_the_api_server_starts_again() -> Result<
     let asks = pod(&[("inject", "true"), ("file.db", "secretsmanager:db")]);
     ensure!(client.review(&asks).await?.patch()?.is_some());
     plane.restart_api_server().await?;
-    let asked = std::time::Instant::now();
-    ensure!(client.review(&asks).await?.patch()?.is_some());
-    ensure!(asked.elapsed() < Duration::from_millis(2900), "{:?}", asked.elapsed());
+    // What the API server itself gives it is five seconds.
+    let answer = timeout(Duration::from_secs(5), client.review(&asks)).await.context("it takes too long")??;
+    ensure!(answer.patch()?.is_some(), "{}", answer.text());
     webhook.readiness(200).await?;
     plane.stop().await
 }

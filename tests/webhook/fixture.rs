@@ -27,11 +27,13 @@ impl Webhook {
 
     /// One with more arguments.
     pub(crate) async fn with(args: &[&str]) -> Result<Self> {
-        Self::within(args, SOON).await
+        let webhook = Self::unready(args)?;
+        webhook.readiness(200).await?;
+        Ok(webhook)
     }
 
-    /// The same, ready within that time.
-    pub(crate) async fn within(args: &[&str], time: Duration) -> Result<Self> {
+    /// The same, however it stands.
+    pub(crate) fn unready(args: &[&str]) -> Result<Self> {
         let files = |certificate: &ServingCertificate| {
             vec![
                 format!("--tls-cert-file={}", certificate.certificate().display()),
@@ -39,9 +41,7 @@ impl Webhook {
                 "--webhook-configuration=".to_owned(),
             ]
         };
-        let webhook = Self::launch(args, files)?;
-        webhook.ready(200, time).await?;
-        Ok(webhook)
+        Self::launch(args, files)
     }
 
     /// One that makes its own certificate, as soon as there is a configuration of that name to tell it to. The name is
@@ -100,11 +100,7 @@ impl Webhook {
 
     /// Waits until `/readyz` answers so.
     pub(crate) async fn readiness(&self, expected: u16) -> Result<String> {
-        self.ready(expected, SOON).await
-    }
-
-    async fn ready(&self, expected: u16, within: Duration) -> Result<String> {
-        let ready = eventually(within, async || {
+        let ready = eventually(SOON, async || {
             let (status, text) = self.get("/readyz").await?;
             ensure!(status == expected, "/readyz answers {status}: {text}");
             Ok(text)

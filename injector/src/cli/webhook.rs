@@ -131,14 +131,16 @@ impl Webhook {
         let certificates = self.certificates.start(kubernetes.as_deref(), async move { drop(ended.await) })?;
 
         let metrics = Metrics::default();
-        let kubernetes = kubernetes.map(|kubernetes| kubernetes.as_ref().clone());
-        let reviewer = Reviewer::new(settings, kubernetes, native.clone());
+        // A service account whose role was changed a moment ago is to be seen so by the pods that come after it.
+        let kubernetes = kubernetes.map(|kubernetes| kubernetes.young());
+        let reviewer = Reviewer::new(settings, kubernetes, native.clone(), metrics.clone());
         let server = Server::new(reviewer, &certificates, metrics.clone()).map_err(Failed::at_run_time)?;
         tracing::info!(address = %self.bind, "coffer-injector {VERSION} webhook starts");
 
         let ends = Arc::<AtomicBool>::default();
         let ready = readiness(certificates.ready.clone(), native, Arc::clone(&ends));
-        let health = health(ready).merge(metrics_router(Arc::new(metrics.registry(&certificates))));
+        let health = health(ready, certificates.renewal.clone())
+            .merge(metrics_router(Arc::new(metrics.registry(&certificates))));
         tokio::spawn(telemetry::serve(http, health));
         let shutdown = async {
             let signal = termination.requested().await;
@@ -237,14 +239,18 @@ fn readiness(
     })
 }
 
-/// `/livez`: the process answers. `/readyz`: the API server may ask it.
-fn health(ready: Readiness) -> Router {
+/// `/livez`: the process answers. `/readyz`: the API server may ask it; what keeps the certificate from being renewed is
+/// told there too, and is no reason not to ask.
+fn health(ready: Readiness, renewal: watch::Receiver<Result<(), String>>) -> Router {
     Router::new().route("/livez", get(|| async { "ok\n" })).route(
         "/readyz",
         get(move || async move {
-            match ready() {
-                Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-                Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            match (ready(), &*renewal.borrow()) {
+                (Ok(()), Ok(())) => (StatusCode::OK, "ready\n".to_owned()),
+                (Ok(()), Err(why)) => {
+                    (StatusCode::OK, format!("ready; the certificate is not renewed at the moment: {why}\n"))
+                }
+                (Err(why), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
             }
         }),
     )
@@ -319,5 +325,31 @@ mod tests {
         assert_eq!(ready(), Ok(()));
         ends.store(true, Ordering::Relaxed);
         assert!(ready().is_err_and(|why| why.contains("the end was called")));
+    }
+
+    #[tokio::test]
+    async fn what_keeps_the_certificate_from_being_renewed_is_told_and_takes_no_readiness_away() {
+        let ready: Arc<std::sync::Mutex<Result<(), String>>> = Arc::new(std::sync::Mutex::new(Ok(())));
+        let (renewal, renews) = watch::channel(Ok(()));
+        let told = Arc::clone(&ready);
+        let router = health(Arc::new(move || told.lock().unwrap().clone()), renews);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(telemetry::serve(listener, router));
+        let get = async || {
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let request = "GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.unwrap();
+            answer
+        };
+        assert!(get().await.ends_with("\r\n\r\nready\n"));
+        renewal.send_replace(Err("Secret a/b does not exist".to_owned()));
+        let text = get().await;
+        let why = "ready; the certificate is not renewed at the moment: Secret a/b does not exist\n";
+        assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with(why), "{text}");
+        *ready.lock().unwrap() = Err("no certificate".to_owned());
+        assert!(get().await.starts_with("HTTP/1.1 503 "));
     }
 }

@@ -22,6 +22,9 @@ const OUTAGE_LIFETIME: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// An answer that nobody has asked for in so long is dropped.
 const FORGET: Duration = Duration::from_secs(600);
+/// The most answers that are kept: who asks may make names up. There are no more service accounts or ConfigMaps in use on
+/// a node, and more in a cluster only where they are read anew each time without harm.
+const MOST: usize = 4096;
 /// How often to look for those.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -85,6 +88,7 @@ impl<V: Clone + Send + Sync + 'static> Cached<V> {
             let now = Instant::now();
             let mut board = lock(&self.board);
             board.sweep(now);
+            board.make_room(&key);
             let entry = board.entries.entry(key.clone()).or_insert_with(|| Entry {
                 answer: None,
                 read: now,
@@ -162,6 +166,18 @@ impl<V: Clone> Board<V> {
         entry.answer = Some((answer.clone(), holds.map(|holds| now + holds)));
         entry.read = now;
         answer
+    }
+
+    /// Drops the answer that was asked for longest ago, should there be no room for another name. Whoever waits for one
+    /// that is under way gets it all the same.
+    fn make_room(&mut self, key: &Key) {
+        if self.entries.len() < MOST || self.entries.contains_key(key) {
+            return;
+        }
+        let oldest = self.entries.iter().min_by_key(|(_, entry)| (entry.flight.is_some(), entry.asked));
+        if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+            self.entries.remove(&oldest);
+        }
     }
 
     /// Drops what nobody has asked for in a long time.
@@ -359,6 +375,24 @@ mod tests {
         let before = api.asked();
         api.get("node").await.unwrap();
         assert_eq!(api.asked(), before);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_are_made_up_take_the_place_of_the_oldest() {
+        let cached = Cached::new(&Arc::default(), |_: &u8| Lifetime::Usual);
+        let read = async |name: &str, value: u8| cached.get("shop", name, false, || async move { Ok(value) }).await;
+        assert_eq!(read("old", 1).await, Ok(1));
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(read("app", 1).await, Ok(1));
+        for number in 0..MOST * 2 {
+            if number % 1000 == 0 {
+                advance(Duration::from_millis(1)).await;
+                assert_eq!(read("app", 2).await, Ok(1), "it is asked for, and stays");
+            }
+            read(&format!("made-up-{number}"), 1).await.unwrap();
+        }
+        assert_eq!(lock(&cached.board).entries.len(), MOST);
+        assert_eq!(read("old", 2).await, Ok(2), "it had to go");
     }
 
     #[tokio::test(start_paused = true)]

@@ -97,6 +97,7 @@ impl Followed {
                     None => tracing::error!("{why}"),
                 }
             }
+            self.shown.renews(bad.clone().map_or(Ok(()), Err));
             self.bad = bad;
             self.until_they_change().await;
         }

@@ -14,7 +14,7 @@ use super::authority::Leaf;
 use super::certificate::now;
 use super::configuration::{Hooks, Whose};
 use super::plan::{Clocks, Due, Settled, Step, Wanted};
-use super::state::State;
+use super::state::{Reading, State};
 use crate::kubernetes::{KubernetesError, ObjectName, Verb};
 
 /// Why the leader cannot do what it is to.
@@ -56,7 +56,7 @@ impl Leader {
         let mut secret = self.followed_secret.clone();
         let mut configuration = self.followed_configuration.clone();
         let mut shown = self.shown.clone();
-        let mut settled = None;
+        let (mut settled, mut reading) = (None, Reading::default());
         // What another leader did last may not have been heard of yet.
         let mut look = true;
         let mut failures = 0_u32;
@@ -64,8 +64,7 @@ impl Leader {
         loop {
             let seen = (secret.borrow_and_update().clone(), configuration.borrow_and_update().clone());
             shown.mark_unchanged();
-            let (state, _) = read(seen.0.as_deref());
-            let due = self.due(&state, self.hooks(seen.1.as_deref()).as_ref(), &mut settled);
+            let due = self.due(reading.of(seen.0), self.hooks(seen.1.as_deref()).as_ref(), &mut settled);
             let done = match due {
                 Due::Nothing if !look => Ok(true),
                 _ => self.act(&mut settled).await,

@@ -51,6 +51,9 @@ pub struct Certificates {
     pub current: watch::Receiver<Option<Arc<CertifiedKey>>>,
     /// Whether it is valid and known to the API server; else why not, and the fix.
     pub ready: watch::Receiver<Result<(), String>>,
+    /// Whether it will be renewed, as far as is known here; else what is in the way. What is shown may be good for long
+    /// yet.
+    pub renewal: watch::Receiver<Result<(), String>>,
     /// When what is shown ends, in seconds since 1970; `None` until there is one.
     pub ends: watch::Receiver<Option<i64>>,
 }

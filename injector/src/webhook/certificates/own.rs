@@ -16,7 +16,7 @@ use super::configuration::{Hooks, Whose};
 use super::leader::{Leader, Trouble};
 use super::plan::Wanted;
 use super::shown::Shown;
-use super::state::State;
+use super::state::{Reading, State};
 use super::{Certificates, Own};
 use crate::kubernetes::{KubernetesError, ObjectName, follow_and_tell};
 use crate::lease::{Candidate, Standing};
@@ -166,17 +166,19 @@ impl Replica {
     async fn show(&mut self) {
         // Until it was asked, the API server has said nothing, not even that there is none.
         let (mut secret_heard, mut configuration_heard) = (false, false);
+        let mut reading = Reading::default();
         loop {
             let configuration = self.followed_configuration.borrow_and_update().clone();
             let hooks = configuration.as_deref().map(|configuration| Hooks::of(configuration, &self.whose));
             let secret = self.followed_secret.borrow_and_update().clone();
-            let (state, _) =
-                secret.as_deref().and_then(|secret| secret.data.as_ref()).map(State::read).unwrap_or_default();
+            let missing = secret_heard && secret.is_none();
+            let state = reading.of(secret);
             let known = hooks.as_ref().and_then(|hooks| hooks.as_ref().ok());
             self.shown.offer(state.leaf.as_ref(), known, now());
             self.tell_leader();
             let heard = secret_heard && configuration_heard;
-            self.shown.stands(self.standing(&state, hooks.as_ref(), heard));
+            self.shown.stands(self.standing(state, hooks.as_ref(), heard));
+            self.shown.renews(self.renewal(missing));
             tokio::select! {
                 // A sender that is gone is the end of the runtime.
                 changed = self.followed_secret.changed() => { secret_heard = true; if changed.is_err() { return } }
@@ -229,21 +231,34 @@ impl Replica {
             }
         };
         let mut causes = vec![problem];
-        causes.extend(
-            [&self.secret_failing, &self.configuration_failing]
-                .iter()
-                .filter_map(|failing| failing.borrow().as_ref().map(ToString::to_string)),
-        );
-        match &*self.standing.borrow() {
-            Standing::Leading => causes.extend(self.troubled.borrow().clone()),
-            Standing::Failing(error) => causes.push(error.to_string()),
-            Standing::Starting => {}
-            Standing::StandingBy => {
-                causes.push(format!("the holder of {} puts it right, or its log says why not", self.lease));
-            }
+        causes.extend(self.obstacles());
+        if *self.standing.borrow() == Standing::StandingBy {
+            causes.push(format!("the holder of {} puts it right, or its log says why not", self.lease));
         }
         causes.dedup();
         Err(causes.join("; "))
+    }
+
+    /// What is known here that keeps whoever leads from renewing.
+    fn obstacles(&self) -> Vec<String> {
+        let failing = [&self.secret_failing, &self.configuration_failing];
+        let mut obstacles: Vec<String> =
+            failing.iter().filter_map(|failing| failing.borrow().as_ref().map(ToString::to_string)).collect();
+        match &*self.standing.borrow() {
+            Standing::Leading => obstacles.extend(self.troubled.borrow().clone()),
+            Standing::Failing(error) => obstacles.push(error.to_string()),
+            Standing::Starting | Standing::StandingBy => {}
+        }
+        obstacles
+    }
+
+    /// Whether the next certificate will come, as far as is known here.
+    fn renewal(&self, missing: bool) -> Result<(), String> {
+        let mut obstacles = self.obstacles();
+        if missing && obstacles.is_empty() {
+            obstacles.push(format!("{} does not exist", self.secret));
+        }
+        if obstacles.is_empty() { Ok(()) } else { Err(obstacles.join("; ")) }
     }
 }
 

@@ -17,6 +17,7 @@ pub(super) struct Shown {
     leaf: Option<Leaf>,
     current: watch::Sender<Option<Arc<CertifiedKey>>>,
     ready: watch::Sender<Result<(), String>>,
+    renewal: watch::Sender<Result<(), String>>,
     ends: watch::Sender<Option<i64>>,
 }
 
@@ -24,9 +25,15 @@ impl Shown {
     pub(super) fn new(why_not: &str) -> (Self, Certificates) {
         let (current, current_receiver) = watch::channel(None);
         let (ready, ready_receiver) = watch::channel(Err(why_not.to_owned()));
+        let (renewal, renewal_receiver) = watch::channel(Ok(()));
         let (ends, ends_receiver) = watch::channel(None);
-        let told = Certificates { current: current_receiver, ready: ready_receiver, ends: ends_receiver };
-        (Self { leaf: None, current, ready, ends }, told)
+        let told = Certificates {
+            current: current_receiver,
+            ready: ready_receiver,
+            renewal: renewal_receiver,
+            ends: ends_receiver,
+        };
+        (Self { leaf: None, current, ready, renewal, ends }, told)
     }
 
     pub(super) fn leaf(&self) -> Option<&Leaf> {
@@ -64,12 +71,29 @@ impl Shown {
         });
     }
 
+    /// Tells whether anything is in the way of the next certificate.
+    pub(super) fn renews(&self, renewal: Result<(), String>) {
+        self.renewal.send_if_modified(|before| {
+            let news = *before != renewal;
+            match (&*before, &renewal) {
+                // Its words may change with each attempt.
+                (Ok(()), Err(why)) => tracing::warn!("the certificate is not renewed at the moment: {why}"),
+                (Err(_), Ok(())) => tracing::info!("nothing keeps the certificate from being renewed any more"),
+                _ => {}
+            }
+            *before = renewal;
+            news
+        });
+    }
+
     /// Until nobody listens any longer.
     pub(super) fn listeners_gone(&self) -> impl Future<Output = ()> + use<> {
         let (current, ready, ends) = (self.current.clone(), self.ready.clone(), self.ends.clone());
+        let renewal = self.renewal.clone();
         async move {
             current.closed().await;
             ready.closed().await;
+            renewal.closed().await;
             ends.closed().await;
         }
     }

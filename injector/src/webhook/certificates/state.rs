@@ -11,8 +11,10 @@
 //! Secret, so whoever leads next finds either all of it or nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use zeroize::Zeroizing;
 
 use super::authority::{Authority, Leaf};
@@ -36,6 +38,30 @@ pub(super) struct State {
     pub(super) next: Option<Authority>,
     /// What is shown.
     pub(super) leaf: Option<Leaf>,
+}
+
+/// The Secret as it was read last: to parse its keys takes a while, and most looks are at the same.
+#[derive(Default)]
+pub(super) struct Reading {
+    of: Option<Arc<Secret>>,
+    state: State,
+}
+
+impl Reading {
+    /// What the Secret says; parsed anew for another one only. [`follow`](crate::kubernetes::follow) gives another for
+    /// each version.
+    pub(super) fn of(&mut self, secret: Option<Arc<Secret>>) -> &State {
+        let same = match (&self.of, &secret) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (before, now) => before.is_none() && now.is_none(),
+        };
+        if !same {
+            let data = secret.as_ref().and_then(|secret| secret.data.as_ref());
+            self.state = data.map(State::read).unwrap_or_default().0;
+            self.of = secret;
+        }
+        &self.state
+    }
 }
 
 impl State {
@@ -137,5 +163,34 @@ impl State {
         let signing = state.signing.as_ref().map(|signing| &signing.certificate);
         state.trusted.sort_by_key(|one| signing != Some(one));
         Ok(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_parsed_anew_when_it_is_another() {
+        let wanted = Wanted {
+            names: vec!["a.b.svc".to_owned()],
+            leaf: 100,
+            authority: 1000,
+            overlap: std::time::Duration::ZERO,
+        };
+        let state = State::default().after(Step::Anew, &wanted, &[], 1_800_000_000).unwrap();
+        let mut data = BTreeMap::new();
+        state.write(&mut data);
+        let secret = Arc::new(Secret { data: Some(data), ..Secret::default() });
+        let mut reading = Reading::default();
+        assert!(reading.of(None).leaf.is_none());
+        let certified = |reading: &mut Reading, secret: &Arc<Secret>| {
+            Arc::clone(&reading.of(Some(Arc::clone(secret))).leaf.as_ref().unwrap().certified)
+        };
+        let first = certified(&mut reading, &secret);
+        assert!(Arc::ptr_eq(&first, &certified(&mut reading, &secret)));
+        let other = Arc::new(Secret::clone(&secret));
+        assert!(!Arc::ptr_eq(&first, &certified(&mut reading, &other)));
+        assert!(reading.of(None).leaf.is_none(), "it is gone");
     }
 }

@@ -41,6 +41,8 @@ pub enum Outcome {
     Misdirected,
     /// The pod's annotations are wrong.
     Denied,
+    /// What has to be known cannot be known now.
+    Unavailable,
     /// It is no review, or one of no pod.
     Invalid,
 }
@@ -55,6 +57,7 @@ impl Outcome {
             Self::Untouched => "untouched",
             Self::Misdirected => "misdirected",
             Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
             Self::Invalid => "invalid",
         }
     }
@@ -106,6 +109,12 @@ impl Answer {
     pub(super) fn bad_object(uid: &str, why: &str) -> Self {
         let status = Status { status: "Failure", code: 400, reason: "BadRequest", message: why.to_owned() };
         Self::review(Outcome::Invalid, Response { status: Some(status), ..Response::new(uid, false) })
+    }
+
+    /// To what is to be sent again later. The API server passes the code on to who creates the pod.
+    pub(super) fn unavailable(uid: &str, why: String) -> Self {
+        let status = Status { status: "Failure", code: 503, reason: "ServiceUnavailable", message: why };
+        Self::review(Outcome::Unavailable, Response { status: Some(status), ..Response::new(uid, false) })
     }
 
     pub(super) fn untouched(uid: &str, outcome: Outcome, warnings: &[String]) -> Self {

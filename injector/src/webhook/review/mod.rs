@@ -1,10 +1,11 @@
 //! An AdmissionReview in, its answer out.
 //!
-//! What is no review is answered 400, in a sentence; everything else gets a review back, and it is never ours that an
-//! admission fails: what cannot be known in time is left out, with a warning.
+//! What is no review is answered 400, in a sentence; everything else gets a review back. What cannot be known in time is
+//! left out with a warning, and no admission fails for it; unless that was asked for, see [`RoleUnknown`].
 
 mod answer;
 mod request;
+mod role;
 #[cfg(test)]
 mod tests;
 
@@ -17,15 +18,27 @@ use tokio::time::timeout;
 
 pub use self::answer::{Answer, Outcome};
 use self::request::{Bad, Request};
+pub(super) use self::role::NoRole;
+use super::metrics::Metrics;
 use super::mutation::{Settings, Surroundings, mutate, service_account};
 use super::patch;
 use crate::kubernetes::{Kubernetes, KubernetesError};
 
 /// The most that a review may take, in bytes. A pod is far below: the API server takes 3 MiB for a request
-/// (`MaxRequestBodyBytes` of its config), and etcd 1.5.
-pub const MOST_BYTES: usize = 8 << 20;
+/// (`MaxRequestBodyBytes` of its config), and etcd 1.5; what a review has beside the pod is some kilobytes.
+pub const MOST_BYTES: usize = 4 << 20;
 /// How long the role of a service account is waited for, at most.
 const LOOKUP: Duration = Duration::from_secs(2);
+
+/// What becomes of a pod while the role of its service account cannot be read: in an outage, and when the answer takes
+/// too long. Where there is no such account, or it may not be read, trying again is no help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleUnknown {
+    /// It goes on without, with a warning.
+    GoOn,
+    /// It is refused for now, so that whoever creates it tries again.
+    TryAgain,
+}
 
 /// Answers the API server.
 #[derive(Debug)]
@@ -33,6 +46,7 @@ pub struct Reviewer {
     settings: Settings,
     kubernetes: Option<Kubernetes>,
     native_sidecars: watch::Receiver<Option<bool>>,
+    metrics: Metrics,
     /// Whether it was told that roles cannot be read, so that it is told once.
     roles_unknown: AtomicBool,
 }
@@ -45,13 +59,14 @@ impl Reviewer {
         settings: Settings,
         kubernetes: Option<Kubernetes>,
         native_sidecars: watch::Receiver<Option<bool>>,
+        metrics: Metrics,
     ) -> Self {
-        Self { settings, kubernetes, native_sidecars, roles_unknown: AtomicBool::new(false) }
+        Self { settings, kubernetes, native_sidecars, metrics, roles_unknown: AtomicBool::new(false) }
     }
 
     /// Answers a review, given as the body of a request. `caller_waits` is how long the API server waits, where it
     /// says.
-    pub async fn answer(&self, body: &[u8], caller_waits: Option<Duration>) -> Answer {
+    pub async fn answer(&self, body: &[u8], role_unknown: RoleUnknown, caller_waits: Option<Duration>) -> Answer {
         let request = match Request::read(body) {
             Ok(request) => request,
             Err(Bad::NoReview(why)) => return Answer::no_review(&why),
@@ -71,15 +86,25 @@ impl Reviewer {
         let Some(account) = account else { return self.decide(&request, &pod, &around, Vec::new()) };
         // What is read is not kept while others are waited for: of those there may be many.
         drop(pod);
-        let mut warnings = Vec::new();
-        match self.role(request.namespace(), &account, caller_waits).await {
-            Ok(role) => around.role = role,
-            Err(why) => warnings.push(format!("the role of service account {account} is not known: {why}")),
+        let role = self.role(request.namespace(), &account, caller_waits).await;
+        let pod = match request.pod() {
+            Ok(pod) => pod,
+            Err(why) => return Answer::bad_object(&request.uid, &why),
+        };
+        let why = match role {
+            Ok(role) => {
+                around.role = role;
+                return self.decide(&request, &pod, &around, Vec::new());
+            }
+            Err(why) => why,
+        };
+        self.metrics.role_unknown(why);
+        if role_unknown == RoleUnknown::TryAgain && why.passes() && mutate(&pod, &self.settings, &around).is_ok() {
+            let why = format!("the role of the service account {account} is not known now: {why}; try again");
+            return Answer::unavailable(&request.uid, why);
         }
-        match request.pod() {
-            Ok(pod) => self.decide(&request, &pod, &around, warnings),
-            Err(why) => Answer::bad_object(&request.uid, &why),
-        }
+        let warning = format!("the role of service account {account} is not known: {why}");
+        self.decide(&request, &pod, &around, vec![warning])
     }
 
     /// The answer, once all is known that can be.
@@ -110,45 +135,34 @@ impl Reviewer {
         namespace: &str,
         account: &str,
         caller_waits: Option<Duration>,
-    ) -> Result<Option<String>, &'static str> {
+    ) -> Result<Option<String>, NoRole> {
         let Some(kubernetes) = &self.kubernetes else { return Ok(None) };
         // Half of what the caller has leaves enough for all the rest.
         let patience = caller_waits.map_or(LOOKUP, |waits| LOOKUP.min(waits / 2));
-        let why = match timeout(patience, kubernetes.role_of(namespace, account)).await {
+        match timeout(patience, kubernetes.role_of(namespace, account)).await {
             Ok(Ok(role)) => {
                 self.roles_unknown.store(false, Ordering::Relaxed);
-                return Ok(role);
+                Ok(role)
             }
             Ok(Err(error)) => {
-                let why = reason(&error);
                 // A name that leads nowhere says nothing of the others.
                 if error.is_outage() || matches!(error, KubernetesError::Forbidden { .. }) {
                     self.tell(&error.to_string());
                 }
-                why
+                Err(NoRole::from(&error))
             }
             Err(_) => {
-                let why = "the Kubernetes API is slow";
-                self.tell(why);
-                why
+                self.tell(&NoRole::Slow.to_string());
+                Err(NoRole::Slow)
             }
-        };
-        Err(why)
+        }
     }
 
     fn tell(&self, why: &str) {
         if !self.roles_unknown.swap(true, Ordering::Relaxed) {
-            tracing::warn!("roles of service accounts are not known, and pods go on without: {why}");
+            tracing::warn!(
+                "roles of service accounts are not known, and pods go on without, or are to be tried again: {why}"
+            );
         }
-    }
-}
-
-/// For a warning, which is to be short; the whole stands in the log.
-fn reason(error: &KubernetesError) -> &'static str {
-    match error {
-        KubernetesError::Forbidden { .. } => "the webhook may not read it",
-        KubernetesError::NotFound { .. } | KubernetesError::BadName { .. } => "there is none of that name",
-        error if error.is_outage() => "the Kubernetes API does not answer",
-        _ => "the Kubernetes API refuses it",
     }
 }

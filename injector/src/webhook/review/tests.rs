@@ -14,12 +14,12 @@ fn reviewer() -> Reviewer {
         env: Vec::new(),
         token_audience: "sts.amazonaws.com".to_owned(),
     };
-    Reviewer::new(settings, None, watch::channel(Some(true)).1)
+    Reviewer::new(settings, None, watch::channel(Some(true)).1, Metrics::default())
 }
 
 fn answer(body: &[u8]) -> Answer {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(reviewer().answer(body, None))
+    runtime.block_on(reviewer().answer(body, RoleUnknown::GoOn, None))
 }
 
 /// What the API server does with an answer.
@@ -73,10 +73,10 @@ fn what_an_old_kubernetes_has_is_an_init_container_and_another() {
     let mut reviewer = reviewer();
     reviewer.native_sidecars = watch::channel(Some(false)).1;
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let old = runtime.block_on(reviewer.answer(review(&pod()).to_string().as_bytes(), None));
+    let old = runtime.block_on(reviewer.answer(review(&pod()).to_string().as_bytes(), RoleUnknown::GoOn, None));
     assert_eq!(old.outcome, Outcome::Injected);
     reviewer.native_sidecars = watch::channel(None).1;
-    let unknown = runtime.block_on(reviewer.answer(review(&pod()).to_string().as_bytes(), None));
+    let unknown = runtime.block_on(reviewer.answer(review(&pod()).to_string().as_bytes(), RoleUnknown::GoOn, None));
     assert_ne!(old, unknown);
     assert_eq!(unknown, answer(review(&pod()).to_string().as_bytes()));
 }

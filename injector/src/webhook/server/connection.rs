@@ -9,28 +9,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Duration, Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 use tokio_rustls::server::TlsStream;
 
 use super::requests::Requests;
-use super::{FIRST, HANDSHAKE, IDLE, tls};
+use super::{FIRST, HANDSHAKE, IDLE, LAST_WORD};
 use crate::webhook::metrics::{Cut, Metrics};
 
-/// How often a silent client is asked whether it is there, and how long it may take to answer.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(15);
-/// Requests at a time on one connection; as many as Go's own servers take.
-const STREAMS: u32 = 250;
-/// What a client may send of a body before it is read, for one request and for all of a connection.
-const WINDOW: u32 = 256 * 1024;
-/// The most that the head of a request may have.
+/// The most that the head of a request may have, and what is read at once.
 const HEAD: usize = 16 * 1024;
 
 /// What a client is served with.
@@ -38,7 +31,7 @@ pub(super) struct Connection {
     pub(super) requests: Arc<Requests>,
     pub(super) metrics: Metrics,
     pub(super) life: Arc<Life>,
-    /// Whether the process is about to end, and every answer over HTTP/1.1 is the last of its connection.
+    /// Whether the process is about to end, and every answer is the last of its connection.
     pub(super) leaving: Arc<AtomicBool>,
     /// Whether the process ends.
     pub(super) ending: watch::Receiver<bool>,
@@ -52,6 +45,8 @@ pub(super) struct Life(Mutex<State>);
 struct State {
     /// Requests that are not answered yet.
     open: usize,
+    /// How many of them are here to their last byte.
+    whole: usize,
     /// Whether one was.
     served: bool,
     /// When the last one was; at the beginning, when the client came.
@@ -59,7 +54,10 @@ struct State {
 }
 
 /// A request that is under way.
-pub(super) struct UnderWay(Arc<Life>);
+pub(super) struct UnderWay {
+    life: Arc<Life>,
+    whole: bool,
+}
 
 impl Connection {
     /// Serves it to its end.
@@ -77,22 +75,22 @@ impl Connection {
     }
 
     async fn answer(mut self, stream: TlsStream<TcpStream>) {
-        // By ALPN alone: to guess it from the first bytes is to wait for them without end.
-        let h2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
-        let http = http(h2);
         let (requests, life, leaving) = (self.requests, Arc::clone(&self.life), self.leaving);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let (requests, leaving, under_way) = (Arc::clone(&requests), Arc::clone(&leaving), life.begin());
+            let (requests, leaving, mut under_way) = (Arc::clone(&requests), Arc::clone(&leaving), life.begin());
             async move {
-                let mut answer = requests.answer(request).await;
-                // To close between two requests would lose the one that is on its way; HTTP/2 has its GOAWAY.
-                if !h2 && leaving.load(Ordering::Relaxed) {
+                let mut answer = requests.answer(request, &mut under_way).await;
+                // To close between two requests may lose the one that is on its way.
+                if leaving.load(Ordering::Relaxed) {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 drop(under_way);
                 Ok::<_, Infallible>(answer)
             }
         });
+        let mut http = http1::Builder::new();
+        // How long who is silent may stay is told by [`Life`]; hyper's own limit would run between requests, too.
+        http.header_read_timeout(None).max_buf_size(HEAD);
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
         let idle = tokio::select! {
             // How a connection ends is its client's affair.
@@ -100,30 +98,26 @@ impl Connection {
             () = self.life.silent() => true,
             () = ends(&mut self.ending) => false,
         };
-        connection.as_mut().graceful_shutdown();
         if idle {
             self.metrics.cut(Cut::Idle);
-            // Nothing is under way, but one that does not take the GOAWAY has to be left all the same.
+            connection.as_mut().graceful_shutdown();
+            // Nothing is under way, but one that does not take the end has to be left all the same.
             let _ = timeout(HANDSHAKE, connection).await;
-        } else {
-            // However long that takes: the server itself has an end.
-            let _ = connection.await;
+            return;
         }
+        // Who was answered since it is known that the process ends was told so with that answer. Who has just come is
+        // about to ask, and that answer will be the end.
+        if !self.life.was_served() && timeout(LAST_WORD, connection.as_mut()).await.is_ok() {
+            return;
+        }
+        // All others have asked for nothing during the whole delay. Go's client sees their end, and takes another
+        // connection for what comes next. What it is sending at that very moment fails: a POST is repeated only if
+        // nothing of it was written yet (`shouldRetryRequest` in net/http/transport.go, `isReplayable` in request.go).
+        // That is rare, as of its idle connections it takes the one first that it used last, and cannot be helped.
+        connection.as_mut().graceful_shutdown();
+        // However long that takes: the server itself has an end.
+        let _ = connection.await;
     }
-}
-
-fn http(h2: bool) -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(FIRST).max_buf_size(HEAD);
-    http.http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .max_concurrent_streams(STREAMS)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .max_header_list_size(HEAD as u32);
-    if h2 { http.http2_only() } else { http.http1_only() }
 }
 
 /// Waits for the end of the process.
@@ -147,17 +141,23 @@ fn tell(error: &io::Error) {
 }
 
 impl Life {
-    /// A request is read.
+    /// A request's head is read.
     pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
         self.lock().open += 1;
-        UnderWay(Arc::clone(self))
+        UnderWay { life: Arc::clone(self), whole: false }
     }
 
-    /// In this order clients have to leave when there are too many: first those who have never had an answer, then
-    /// those whose last one is longest ago.
-    pub(super) fn worth(&self) -> (bool, Instant) {
+    /// In this order clients have to leave when there are too many: first those who are owed nothing, then those who
+    /// wait for the answer to what they have sent whole. Of either, first those who have never had an answer, then those
+    /// whose last one is longest ago.
+    pub(super) fn worth(&self) -> (bool, bool, Instant) {
         let state = self.lock();
-        (state.served, state.answered)
+        (state.whole > 0, state.served, state.answered)
+    }
+
+    /// Whether it was ever answered.
+    pub(super) fn was_served(&self) -> bool {
+        self.lock().served
     }
 
     /// Waits until the client has been silent for longer than it may.
@@ -186,14 +186,24 @@ impl Life {
 
 impl Default for Life {
     fn default() -> Self {
-        Self(Mutex::new(State { open: 0, served: false, answered: Instant::now() }))
+        Self(Mutex::new(State { open: 0, whole: 0, served: false, answered: Instant::now() }))
+    }
+}
+
+impl UnderWay {
+    /// All of it has come; from here on the client waits for us.
+    pub(super) fn is_whole(&mut self) {
+        if !std::mem::replace(&mut self.whole, true) {
+            self.life.lock().whole += 1;
+        }
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.life.lock();
         state.open = state.open.saturating_sub(1);
+        state.whole = state.whole.saturating_sub(usize::from(self.whole));
         state.served = true;
         state.answered = Instant::now();
     }

@@ -1,16 +1,21 @@
 //! HTTPS for the API server, over a certificate that may change while it serves.
 //!
-//! Anyone in the cluster's network may connect, and nobody is to be able to keep the API server out, or to have memory
-//! taken for him:
+//! Anyone in the cluster's network may connect, and is not to be able to keep the API server out, or to have more memory
+//! taken for him than the process has:
 //!
 //! | what | limit |
 //! |---|---|
 //! | a handshake | [`HANDSHAKE`] |
 //! | a connection until its first answer | [`FIRST`] beside what requests take |
 //! | one that has had an answer, and is silent | [`IDLE`] |
-//! | a request's body | [`MOST_BYTES`](super::review::MOST_BYTES), in [`body::PATIENCE`] |
-//! | all bodies at a time | [`body::MOST_AT_ONCE`] |
-//! | connections | [`MOST`]; a new one takes the place of one that has had no answer yet, or none for longest |
+//! | connections | [`MOST`]; a new one takes the place of another, see `Life::worth` |
+//! | a body of up to [`body::SMALL`] | [`body::PATIENCE`] to come; there are no more of them than connections |
+//! | a larger one | [`body::PATIENCE_BIG`] to come, and [`MOST_BYTES`](super::review::MOST_BYTES) |
+//! | all larger ones at a time | [`body::MOST_AT_ONCE`], by the length that each announces; waited for [`body::TURN`] |
+//!
+//! So whoever sends large bodies slowly holds up large bodies, for some seconds each time, and no others: nearly every
+//! review is a small one. Whoever has more connections than there are places, and asks on each, can have those of the API
+//! server cut between two requests, which then makes another. Against that there are network policies.
 
 mod body;
 mod connection;
@@ -27,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinSet};
@@ -44,10 +50,14 @@ use super::review::Reviewer;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long a client may be connected without asking anything.
 const FIRST: Duration = Duration::from_secs(10);
-/// How long one may be silent that has asked before. The API server keeps its connections.
+/// How long one may be silent that has asked before. It has to be the API server that ends a connection, for it may be
+/// sending on one that is ended here: it keeps idle ones for 90 s (`IdleConnTimeout` of `defaultTransport` in
+/// k8s.io/apimachinery, pkg/util/net/http.go).
 const IDLE: Duration = Duration::from_secs(300);
+/// How long one that has had no answer yet may take to ask when the process ends.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Clients at a time. Every API server has a few connections.
-const MOST: usize = 256;
+const MOST: usize = 512;
 /// How long nothing is accepted after the kernel refused to: nearly always for want of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -71,15 +81,14 @@ impl Server {
         Ok(Self { requests, tls: Arc::new(tls), metrics, leaving: Arc::default() })
     }
 
-    /// Has clients of HTTP/1.1, as the API server is one (`NextProtos` in k8s.io/apiserver, pkg/util/webhook/client.go),
-    /// make a new connection for each request, some time before [`serve`](Self::serve) is to end. One that finds its
-    /// connection closed by then does not repeat what it had sent: it fails.
+    /// Has clients make a new connection for each request, some time before [`serve`](Self::serve) is to end. One that
+    /// finds its connection closed by then does not repeat what it had sent: it fails.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Serves until `shutdown` ends. Then nothing is accepted any more, clients are told to go (GOAWAY), and what they
-    /// had asked is answered; after `grace`, connections that are still there are cut.
+    /// Serves until `shutdown` ends. Then nothing is accepted any more but what the kernel has accepted already, and what
+    /// was asked is answered; after `grace`, connections that are still there are cut.
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()>, grace: Duration) {
         let (end, ending) = watch::channel(false);
         let mut clients = Clients::default();
@@ -87,25 +96,15 @@ impl Server {
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
-                stream = accept(&listener) => {
-                    if clients.open.len() >= MOST {
-                        clients.cut_one(&self.metrics);
-                    }
-                    let life = Arc::<Life>::default();
-                    let connection = Connection {
-                        requests: Arc::clone(&self.requests),
-                        metrics: self.metrics.clone(),
-                        life: Arc::clone(&life),
-                        leaving: Arc::clone(&self.leaving),
-                        ending: ending.clone(),
-                    };
-                    let tls = TlsAcceptor::from(Arc::clone(&self.tls));
-                    let task = clients.tasks.spawn(connection.serve(stream, tls));
-                    clients.open.insert(task.id(), (life, task));
-                }
+                stream = accept(&listener) => self.admit(stream, &mut clients, &ending),
                 () = clients.one_ends() => {}
             }
             self.metrics.connected(clients.open.len());
+        }
+        self.leave();
+        // To their clients they are connected, and a request may be on its way.
+        while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+            self.admit(stream, &mut clients, &ending);
         }
         drop(listener);
         end.send_replace(true);
@@ -115,6 +114,23 @@ impl Server {
             (0..left).for_each(|_| self.metrics.cut(Cut::Ending));
             clients.tasks.shutdown().await;
         }
+    }
+
+    fn admit(&self, stream: TcpStream, clients: &mut Clients, ending: &watch::Receiver<bool>) {
+        if clients.open.len() >= MOST {
+            clients.cut_one(&self.metrics);
+        }
+        let life = Arc::<Life>::default();
+        let connection = Connection {
+            requests: Arc::clone(&self.requests),
+            metrics: self.metrics.clone(),
+            life: Arc::clone(&life),
+            leaving: Arc::clone(&self.leaving),
+            ending: ending.clone(),
+        };
+        let tls = TlsAcceptor::from(Arc::clone(&self.tls));
+        let task = clients.tasks.spawn(connection.serve(stream, tls));
+        clients.open.insert(task.id(), (life, task));
     }
 }
 

@@ -4,15 +4,18 @@ use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::Bodies;
+use super::connection::UnderWay;
 use crate::webhook::metrics::Metrics;
-use crate::webhook::review::{Answer, Reviewer};
+use crate::webhook::review::{Answer, Reviewer, RoleUnknown};
 
 /// Where reviews are sent to.
 const PATH: &str = "/mutate";
+/// Where those of namespaces are sent to in which a pod is rather not created than created without its role.
+const PATH_REQUIRED: &str = "/mutate/required";
 
 /// What answers requests.
 #[derive(Debug)]
@@ -27,22 +30,30 @@ impl Requests {
         Self { reviewer, bodies: Bodies::default(), metrics }
     }
 
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Answers a request, and tells once all of it has come.
+    pub(super) async fn answer(&self, request: Request<Incoming>, under_way: &mut UnderWay) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
-        if head.uri.path() != PATH {
-            let why = format!("there is nothing here but {PATH}; health and metrics have a port of their own");
-            return response(Answer::sentence(StatusCode::NOT_FOUND, &why));
-        }
+        let role_unknown = match head.uri.path() {
+            PATH => RoleUnknown::GoOn,
+            PATH_REQUIRED => RoleUnknown::TryAgain,
+            _ => {
+                let why = format!(
+                    "there is nothing here but {PATH} and {PATH_REQUIRED}; health and metrics have a port of their own"
+                );
+                return response(Answer::sentence(StatusCode::NOT_FOUND, &why));
+            }
+        };
         if head.method != Method::POST {
             let answer = Answer::sentence(StatusCode::METHOD_NOT_ALLOWED, "an AdmissionReview is sent by POST");
             let mut response = response(answer);
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return response;
         }
-        let read = self.bodies.read(body).await;
+        let read = self.bodies.read(body, head.headers.contains_key(CONTENT_LENGTH)).await;
+        under_way.is_whole();
         let started = Instant::now();
         let answer = match read {
-            Ok(body) => self.reviewer.answer(body.bytes(), caller_waits(head.uri.query())).await,
+            Ok(body) => self.reviewer.answer(body.bytes(), role_unknown, caller_waits(head.uri.query())).await,
             Err(refused) => Answer::sentence(refused.status(), &refused.to_string()),
         };
         self.metrics.answered(answer.outcome, started.elapsed());

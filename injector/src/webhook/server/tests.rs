@@ -31,17 +31,22 @@ async fn trusts(made: &Made<KeyPair>, address: SocketAddr) -> bool {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), tls::HTTP.to_vec()];
     let stream = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-    connected.is_ok_and(|stream| stream.get_ref().1.alpn_protocol() == Some(tls::H2))
+    connected.is_ok_and(|stream| stream.get_ref().1.alpn_protocol() == Some(tls::HTTP))
 }
 
 #[tokio::test]
 async fn whichever_certificate_is_current_is_shown() {
     let (show, current) = watch::channel(None);
-    let certificates = Certificates { current, ready: watch::channel(Ok(())).1, ends: watch::channel(None).1 };
+    let certificates = Certificates {
+        current,
+        ready: watch::channel(Ok(())).1,
+        renewal: watch::channel(Ok(())).1,
+        ends: watch::channel(None).1,
+    };
     let settings = Settings {
         image: "coffer:1".to_owned(),
         pull_policy: None,
@@ -49,7 +54,7 @@ async fn whichever_certificate_is_current_is_shown() {
         env: Vec::new(),
         token_audience: "sts.amazonaws.com".to_owned(),
     };
-    let reviewer = Reviewer::new(settings, None, watch::channel(Some(true)).1);
+    let reviewer = Reviewer::new(settings, None, watch::channel(Some(true)).1, Metrics::default());
     let server = Server::new(reviewer, &certificates, Metrics::default()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -88,14 +93,30 @@ async fn who_is_silent_leaves_and_who_waits_for_an_answer_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_was_never_answered_is_spared_least() {
+async fn who_waits_for_an_answer_is_cut_last_and_who_never_had_one_first() {
     let old = Arc::<Life>::default();
     tokio::time::advance(Duration::from_secs(1)).await;
     let served = Arc::<Life>::default();
     drop(served.begin());
     tokio::time::advance(Duration::from_secs(1)).await;
+    // One whose request does not come to its end is owed nothing.
+    let stuck = Arc::<Life>::default();
+    let _sends = stuck.begin();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let waits = Arc::<Life>::default();
+    let mut asked = waits.begin();
+    asked.is_whole();
     let new = Arc::<Life>::default();
-    let mut all = [&served, &new, &old];
+    let mut all = [&waits, &served, &new, &stuck, &old];
     all.sort_by_key(|life| life.worth());
-    assert!([&old, &new, &served].iter().zip(all).all(|(left, right)| Arc::ptr_eq(left, right)));
+    let wanted = [&old, &stuck, &new, &served, &waits];
+    assert!(wanted.iter().zip(all).all(|(left, right)| Arc::ptr_eq(left, right)));
+    drop(asked);
+    assert!(waits.worth() > served.worth() && !waits.worth().0, "it is answered");
+}
+
+#[test]
+fn it_is_the_api_server_that_ends_its_idle_connections() {
+    // `IdleConnTimeout` of `defaultTransport` in k8s.io/apimachinery, pkg/util/net/http.go.
+    assert!(IDLE > Duration::from_secs(90) * 2);
 }

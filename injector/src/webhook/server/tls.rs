@@ -9,8 +9,9 @@ use tokio_rustls::rustls::server::{ClientHello, NoServerSessionStorage, Resolves
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{Error, ServerConfig};
 
-/// HTTP/2 as ALPN names it.
-pub(super) const H2: &[u8] = b"h2";
+/// HTTP/1.1 as ALPN names it. The API server speaks nothing else to webhooks (`NextProtos` in k8s.io/apiserver,
+/// pkg/util/webhook/client.go).
+pub(super) const HTTP: &[u8] = b"http/1.1";
 
 /// The certificate as it is at the moment of a handshake; without one, the handshake is refused.
 struct Current(watch::Receiver<Option<Arc<CertifiedKey>>>);
@@ -24,7 +25,7 @@ pub(super) fn config(certificate: watch::Receiver<Option<Arc<CertifiedKey>>>) ->
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Current(certificate)));
-    config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP.to_vec()];
     // The API server does not take up sessions again, and a new certificate is to be looked at by everyone.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
