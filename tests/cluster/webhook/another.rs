@@ -111,8 +111,13 @@ async fn a_certificate_that_another_keeps_is_shown_and_renewed_and_the_way_there
             Ok(new)
         })
         .await?;
-        let (status, why) = bed::http_get(&format!("http://{}:9466/readyz", new.address)).await?;
-        ensure!(status == 503 && why.contains("caBundle"), "/readyz answers {status}: {why}");
+        let ready = format!("http://{}:9466/readyz", new.address);
+        eventually(SOON, async || {
+            let (status, why) = bed::http_get(&ready).await?;
+            ensure!(status == 503 && why.contains("caBundle"), "/readyz answers {status}: {why}");
+            Ok(())
+        })
+        .await?;
         ground.inject(&first.cert.pem()).await
     };
     let there = async { tokio::try_join!(ground.follow("<!-- to cert-manager:"), issue) };
