@@ -110,10 +110,10 @@ impl Ground {
     async fn install(&self, manifests: &str, flags: &[&str]) -> Result<()> {
         let file = self.plane.folder().join("webhook.yaml");
         fs::write(&file, manifests)?;
-        let read = ["apply", "--dry-run=client", "--output=json", "--filename", &file.to_string_lossy()];
-        let list = self.plane.kubectl(read).await?;
-        let mut list: Value = serde_json::from_str(&list)?;
-        let objects = list["items"].as_array_mut().context("no list")?;
+        // As they are written: `apply` would tell what becomes of those that are there.
+        let read = ["create", "--dry-run=client", "--output=json", "--filename", &file.to_string_lossy()];
+        let read = self.plane.kubectl(read).await?;
+        let mut objects = serde_json::Deserializer::from_str(&read).into_iter().collect::<Result<Vec<Value>, _>>()?;
         let deployment = objects.iter_mut().find(|object| object["kind"] == "Deployment").context("no Deployment")?;
         let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
         let arguments = container["args"].as_array_mut().context("no arguments")?;
@@ -124,6 +124,7 @@ impl Ground {
         let variables = container["env"].as_array_mut().context("no variables")?;
         variables.push(json!({"name": "KUBERNETES_SERVICE_HOST", "value": api.ip()}));
         variables.push(json!({"name": "KUBERNETES_SERVICE_PORT", "value": api.port().to_string()}));
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         fs::write(self.installed(), list.to_string())?;
         self.apply_again().await
     }
@@ -141,9 +142,6 @@ impl Ground {
     async fn rolled_out(&self, replicas: usize) -> Result<()> {
         let api = self.plane.api();
         let deployment = format!("/apis/apps/v1/namespaces/{SYSTEM}/deployments/{NAME}");
-        let slices = format!(
-            "/apis/discovery.k8s.io/v1/namespaces/{SYSTEM}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3D{NAME}"
-        );
         let serves = eventually(ROLLED_OUT, async || {
             let object = api.get(&deployment).await?;
             let status = &object["status"];
@@ -151,17 +149,29 @@ impl Ground {
             for count in ["replicas", "updatedReplicas", "readyReplicas"] {
                 ensure!(status[count].as_u64().unwrap_or_default() == replicas as u64, "{status}");
             }
-            let slices = api.get(&slices).await?;
-            let endpoints = slices["items"].as_array().into_iter().flatten();
-            let endpoints = endpoints.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
-            let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true).count();
-            ensure!(ready == replicas, "{ready} endpoints are ready");
+            let ready = self.ready_endpoints().await?;
+            ensure!(ready.len() == replicas, "ready endpoints are {ready:?}");
             Ok(())
         });
         match serves.await {
             Ok(()) => Ok(()),
             Err(error) => Err(error.context(self.said().await)),
         }
+    }
+
+    /// The pods that the API server may call, as the webhook's Service has them.
+    async fn ready_endpoints(&self) -> Result<Vec<String>> {
+        let slices = self
+            .plane
+            .api()
+            .get(&format!(
+                "/apis/discovery.k8s.io/v1/namespaces/{SYSTEM}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3D{NAME}"
+            ))
+            .await?;
+        let endpoints = slices["items"].as_array().into_iter().flatten();
+        let endpoints = endpoints.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+        let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
+        ready.map(|one| one["targetRef"]["name"].as_str().map(str::to_owned).context("an endpoint of no pod")).collect()
     }
 
     /// What the webhook's processes have said.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bed::unique_id;
+use bed::{ControlPlane, unique_id};
 use coffer_injector::webhook::certificates::{Certificates, Files, Own};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -33,19 +33,17 @@ use crate::fixture::{Line, Namespace, SOON};
 const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
-/// What a replica runs with: as the module's documentation has it, and no more.
-fn rules() -> Value {
-    json!([
-        {
-            "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["coffer-injector-tls"],
-            "verbs": ["get", "list", "watch", "update"],
-        },
-        {
-            "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["coffer-injector"],
-            "verbs": ["get", "update"],
-        },
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
-    ])
+/// What a replica runs with: the role of `deploy/webhook/webhook.yaml`, and no more.
+async fn rules(plane: &ControlPlane) -> Result<Value> {
+    static RULES: OnceCell<Value> = OnceCell::const_new();
+    let read = async || {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/webhook/webhook.yaml");
+        let read = plane.kubectl(["create", "--dry-run=client", "--output=json", "--filename", file]).await?;
+        let objects = serde_json::Deserializer::from_str(&read).into_iter().collect::<Result<Vec<Value>, _>>()?;
+        let role = objects.iter().find(|object| object["kind"] == "Role").context("it has no Role")?;
+        anyhow::Ok(role["rules"].clone())
+    };
+    RULES.get_or_try_init(read).await.cloned()
 }
 
 /// A namespace with an empty Secret, and a configuration of its own.
@@ -111,7 +109,8 @@ impl Bed {
     }
 
     async fn replica(&self, name: &str, lives: [u64; 3]) -> Result<Replica> {
-        Replica::start(self.own(name, lives), self.client(name, &rules()).await?).await
+        let rules = rules(self.test.plane).await?;
+        Replica::start(self.own(name, lives), self.client(name, &rules).await?).await
     }
 
     /// Applies the configuration: for each replica a webhook of ours; one that is called by our Service and for
@@ -298,7 +297,7 @@ async fn serve(listener: std::net::TcpListener, acceptor: TlsAcceptor, calls: Ar
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_calls_without_a_failure_through_every_renewal() -> Result<()> {
     let bed = Bed::new().await?;
-    let lives = [16, 40, 4];
+    let lives = [24, 60, 6];
     let (first, second) = (bed.replica("a", lives).await?, bed.replica("b", lives).await?);
     bed.apply(&[&first, &second]).await?;
     first.is_ready().await?;
@@ -307,21 +306,21 @@ async fn the_api_server_calls_without_a_failure_through_every_renewal() -> Resul
     let start = Instant::now();
     let (mut leaves, mut bundles, mut admissions) = (BTreeSet::new(), BTreeSet::new(), 0);
     let (mut handed_over, mut emptied, mut third) = (false, false, None);
-    while start.elapsed() < Duration::from_secs(100) {
+    while start.elapsed() < Duration::from_secs(150) {
         bed.admit().await.with_context(|| format!("after {:?}, {admissions} admissions", start.elapsed()))?;
         admissions += 1;
         leaves.insert(bed.held("tls.crt").await?);
         bundles.insert(bed.held("ca.crt").await?);
         // The leader gives its lease back, as at SIGTERM, and serves on.
-        if !handed_over && start.elapsed() > Duration::from_secs(30) {
+        if !handed_over && start.elapsed() > Duration::from_secs(45) {
             let leader = if bed.holder().await?.starts_with("a_") { &first } else { &second };
             leader.end.send_replace(true);
             handed_over = true;
         }
-        if third.is_none() && start.elapsed() > Duration::from_secs(50) {
+        if third.is_none() && start.elapsed() > Duration::from_secs(75) {
             third = Some(bed.replica("c", lives).await?);
         }
-        if !emptied && start.elapsed() > Duration::from_secs(70) {
+        if !emptied && start.elapsed() > Duration::from_secs(105) {
             bed.edit_secret(|data| *data = Value::Null).await?;
             emptied = true;
         }
@@ -461,7 +460,7 @@ async fn a_right_that_is_missing_is_named() -> Result<()> {
         .await?;
     drop(replica);
 
-    let mut some = rules();
+    let mut some = rules(bed.test.plane).await?;
     some[0]["verbs"] = json!(["get", "list", "watch"]);
     let replica = Replica::start(bed.own("some", lives), bed.client("some", &some).await?).await?;
     replica.says(&["there is no certificate in Secret", &rule("", "secrets", "update")]).await?;

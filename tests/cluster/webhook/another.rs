@@ -1,7 +1,8 @@
-//! The webhook with a certificate that another keeps, as `deploy/webhook/cert-manager.yaml` has it. There is no
-//! cert-manager here: the test does what it and its cainjector would do.
+//! The webhook with a certificate that another keeps, as `deploy/webhook/cert-manager.yaml` has it, and the way there and
+//! back as the guide has it. There is no cert-manager here: the test does what it and its cainjector would do.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -25,6 +26,52 @@ impl Ground {
     }
 }
 
+impl Ground {
+    /// Runs the commands of the guide that stand behind a mark; of a pipe that applies a manifest, only that it is this
+    /// manifest.
+    async fn follow(&self, mark: &str) -> Result<()> {
+        let guide = fs::read_to_string(format!("{MANIFESTS}/README.md"))?;
+        let (_, rest) = guide.split_once(mark).with_context(|| format!("the guide has no {mark}"))?;
+        let (_, rest) = rest.split_once("```sh\n").context("no commands")?;
+        let (commands, _) = rest.split_once("```").context("no end")?;
+        let commands = commands.replace("\\\n", " ");
+        for command in commands.lines() {
+            if let Some((from, _)) = command.split_once("| kubectl apply -f -") {
+                let manifest = from.split_whitespace().next_back().context("no file")?;
+                let name = Path::new(manifest).file_name().and_then(|name| name.to_str()).context("no name")?;
+                ensure!(manifest == format!("deploy/webhook/{name}"), "{command}");
+                self.install(&fs::read_to_string(format!("{MANIFESTS}/{name}"))?, &[]).await?;
+            } else {
+                let words = command.strip_prefix("kubectl ").with_context(|| format!("what is {command}?"))?;
+                self.plane.kubectl(words.split_whitespace()).await.with_context(|| command.to_owned())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The kinds of cert-manager's, with nobody who would do anything about them.
+    async fn install_kinds(&self) -> Result<()> {
+        for (kind, plural) in [("Certificate", "certificates"), ("Issuer", "issuers")] {
+            let group = "cert-manager.io";
+            let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+            let definition = json!({
+                "metadata": {"name": format!("{plural}.{group}")},
+                "spec": {
+                    "group": group,
+                    "scope": "Namespaced",
+                    "names": {"kind": kind, "plural": plural, "singular": plural.trim_end_matches('s')},
+                    "versions": [{
+                        "name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": anything},
+                    }],
+                },
+            });
+            self.plane.api().create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await?;
+        }
+        let established = ["wait", "--for=condition=established", "--timeout=30s", "crd", "--all"];
+        self.plane.kubectl(established).await.map(drop)
+    }
+}
+
 fn certificate() -> Result<CertifiedKey<KeyPair>> {
     Ok(generate_simple_self_signed(vec![format!("{NAME}.{SYSTEM}.svc")])?)
 }
@@ -38,34 +85,49 @@ fn secret(of: &CertifiedKey<KeyPair>) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn a_certificate_that_another_keeps_is_shown_and_taken_over_when_it_changes() -> Result<()> {
-    let ground = Ground::without().await?;
-    let manifests = fs::read_to_string(format!("{MANIFESTS}/cert-manager.yaml"))?;
-    let known: Vec<&str> = manifests.split("\n---\n").filter(|one| !one.contains("cert-manager.io/v1")).collect();
-    ensure!(known.len() >= 7, "only {} objects", known.len());
-    ground.install(&known.join("\n---\n"), &[]).await?;
+async fn a_certificate_that_another_keeps_is_shown_and_renewed_and_the_way_there_and_back_is_the_guides() -> Result<()>
+{
+    let ground = Ground::with(&[]).await?;
+    ground.install_kinds().await?;
+    let before = ground.replicas().await?;
+    let api = ground.plane.api();
     let secrets = format!("/api/v1/namespaces/{SYSTEM}/secrets");
+    let certificates = format!("/apis/cert-manager.io/v1/namespaces/{SYSTEM}/certificates");
     let first = certificate()?;
-    ground.plane.api().create(&secrets, &secret(&first)).await?;
-    // Nobody is ready before the API server knows the certificate.
-    let replicas = eventually(SOON * 2, async || {
-        let replicas = ground.replicas().await?;
-        ensure!(replicas.len() == 2, "{replicas:?}");
-        for replica in &replicas {
-            let shown = ground.certificate_of(replica, &first.cert.pem()).await?;
+
+    let issue = async {
+        let asked = format!("{certificates}/{NAME}");
+        let asked = eventually(SOON, async || api.get(&asked).await).await?;
+        ensure!(asked["spec"]["secretName"] == SECRET, "{asked}");
+        api.create(&secrets, &json!({"metadata": {"name": "coffer-injector-ca"}})).await?;
+        // It would be refused if the other one were still there.
+        api.create(&secrets, &secret(&first)).await?;
+        // A new replica is not ready before the API server knows the certificate.
+        let new = eventually(SOON * 3, async || {
+            let replicas = ground.replicas().await?;
+            let new = replicas.into_iter().find(|one| !before.contains(one)).context("all are of before")?;
+            let shown = ground.certificate_of(&new, &first.cert.pem()).await?;
             ensure!(shown == *first.cert.der().as_ref(), "another certificate");
-        }
-        Ok(replicas)
-    });
-    let replicas = match replicas.await {
-        Ok(replicas) => replicas,
-        Err(error) => return Err(error.context(ground.said().await)),
+            Ok(new)
+        })
+        .await?;
+        let ready = format!("http://{}:9466/readyz", new.address);
+        eventually(SOON, async || {
+            let (status, why) = bed::http_get(&ready).await?;
+            ensure!(status == 503 && why.contains("caBundle"), "/readyz answers {status}: {why}");
+            Ok(())
+        })
+        .await?;
+        ground.inject(&first.cert.pem()).await
     };
-    let url = format!("http://{}:9466/readyz", replicas[0].address);
-    let (status, why) = bed::http_get(&url).await?;
-    ensure!(status == 503 && why.contains("caBundle"), "/readyz answers {status}: {why}");
-    ground.inject(&first.cert.pem()).await?;
+    let there = async { tokio::try_join!(ground.follow("<!-- to cert-manager:"), issue) };
+    if let Err(error) = there.await {
+        return Err(error.context(ground.said().await));
+    }
     ground.rolled_out(2).await?;
+    let replicas = ground.settled(&before).await?;
+    let role = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{SYSTEM}/roles/{NAME}");
+    ensure!(api.get(&role).await.is_err(), "the right on Secrets is still there");
     let namespace = ground.required().await?;
     let made = ground.create(&namespace, &pod(&asks_for_password())).await?;
     made.runs().await?;
@@ -77,9 +139,8 @@ async fn a_certificate_that_another_keeps_is_shown_and_taken_over_when_it_change
     let renewal = async {
         let path = format!("{secrets}/{SECRET}");
         let mut renewed = secret(&second);
-        renewed["metadata"]["resourceVersion"] =
-            ground.plane.api().get(&path).await?["metadata"]["resourceVersion"].take();
-        ground.plane.api().replace(&path, &renewed).await?;
+        renewed["metadata"]["resourceVersion"] = api.get(&path).await?["metadata"]["resourceVersion"].take();
+        api.replace(&path, &renewed).await?;
         for replica in &replicas {
             let shown = eventually(SOON, async || {
                 let shown = ground.certificate_of(replica, &second.cert.pem()).await?;
@@ -90,6 +151,17 @@ async fn a_certificate_that_another_keeps_is_shown_and_taken_over_when_it_change
         }
         Ok(())
     };
-    let ((), made) = ground.while_pods_are_made(&namespace, renewal).await?;
-    made.all_injected(10)
+    let ((), made) = ground.while_pods_are_made(&[&namespace], renewal).await?;
+    made.all_injected(10)?;
+
+    if let Err(error) = ground.follow("<!-- from cert-manager:").await {
+        return Err(error.context(ground.said().await));
+    }
+    ground.rolled_out(2).await?;
+    let left = api.get(&certificates).await?;
+    ensure!(left["items"].as_array().is_some_and(Vec::is_empty), "{left}");
+    let kept = api.get(&format!("{secrets}/{SECRET}")).await?;
+    ensure!(kept["type"] == "Opaque" && kept["data"]["tls.crt"].is_string(), "it is not the webhook's own");
+    let made = ground.create(&namespace, &pod(&asks_for_password())).await?;
+    made.runs().await.map(drop)
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use bed::{Node, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Ground, MANIFESTS};
 use crate::fixture::SOON;
@@ -28,12 +28,11 @@ impl Ground {
 #[tokio::test]
 async fn the_guides_examples_run_and_read_their_files() -> Result<()> {
     let ground = Ground::shared().await?;
-    // The namespace `shop` is the first one's.
-    ground.example("deployment.yaml").await?;
-    let roots = "/api/v1/namespaces/shop/configmaps/kube-root-ca.crt";
-    eventually(SOON, async || ground.plane.api().get(roots).await).await?;
     ground.aws.create_secret("prod/payments", r#"{"api_key": "k-1"}"#).await?;
-    for name in ["job.yaml", "exec.yaml", "restricted.yaml", "isolate-identity.yaml", "config-map.yaml"] {
+    // Each is whole by itself: the first of them makes the namespace.
+    let names =
+        ["isolate-identity.yaml", "job.yaml", "exec.yaml", "restricted.yaml", "config-map.yaml", "deployment.yaml"];
+    for name in names {
         ground.example(name).await.with_context(|| name.to_owned())?;
     }
 
@@ -81,6 +80,38 @@ async fn the_guides_examples_run_and_read_their_files() -> Result<()> {
     let read = ["cat", "/run/secrets/coffer/app.conf"];
     let found = ground.node.exec("shop", &worker.name, "worker", &read).await?;
     ensure!(found == "dsn = postgres://app:one@db/app\n" || found == "dsn = postgres://app:one@db/app", "{found}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn in_the_nodes_network_its_pods_are_let_in_by_the_namespace_that_comes_along() -> Result<()> {
+    let ground = Ground::shared().await?;
+    let folder = format!("{MANIFESTS}/host-network");
+    let text = ground.plane.kubectl(["kustomize", "--load-restrictor", "LoadRestrictionsNone", &folder]).await?;
+    let file = ground.plane.folder().join("host-network.yaml");
+    fs::write(&file, text)?;
+    let file = file.to_string_lossy();
+    let taken = ["apply", "--dry-run=server", "--output=json", "--filename", &*file];
+    let list: Value = serde_json::from_str(&ground.plane.kubectl(taken).await?)?;
+    let object = |kind: &str| {
+        let mut objects = list["items"].as_array().into_iter().flatten();
+        objects.find(|object| object["kind"] == kind).with_context(|| format!("no {kind}"))
+    };
+    let labels = &object("Namespace")?["metadata"]["labels"];
+    let own = labels["pod-security.kubernetes.io/enforce"].as_str().context("no standard")?;
+    let mut pod = object("Deployment")?["spec"]["template"].clone();
+    ensure!(pod["spec"]["hostNetwork"] == true, "{pod}");
+    pod["metadata"]["name"] = "webhook".into();
+    // That one is of another namespace.
+    for account in ["serviceAccount", "serviceAccountName"] {
+        pod["spec"][account] = "api".into();
+    }
+    for (standard, taken) in [("restricted", false), ("baseline", false), (own, true)] {
+        let namespace = ground.namespace(json!({"pod-security.kubernetes.io/enforce": standard})).await?;
+        let path = format!("/api/v1/namespaces/{namespace}/pods?dryRun=All");
+        let made = ground.plane.api().create(&path, &pod).await;
+        ensure!(made.is_ok() == taken, "{standard}: {made:?}");
+    }
     Ok(())
 }
 

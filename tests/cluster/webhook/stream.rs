@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{Ground, asks_for_password, init_containers, pod};
 
-/// How many are made at a time, and how long each waits before the next.
-const LANES: usize = 3;
+/// How many are made at a time in each namespace, and how long each waits before the next.
+const LANES: usize = 2;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What came of them.
@@ -26,15 +26,16 @@ pub(super) struct Made {
 }
 
 impl Ground {
-    /// Makes annotated pods in a namespace while something else goes on, and lets each go again. They are kept from
+    /// Makes annotated pods in some namespaces while something else goes on, and lets each go again. They are kept from
     /// being scheduled: it is about their admission alone.
     pub(super) async fn while_pods_are_made<T>(
         &self,
-        namespace: &str,
+        namespaces: &[&str],
         something: impl Future<Output = Result<T>>,
     ) -> Result<(T, Made)> {
         let done = AtomicBool::new(false);
-        let lanes = join_all((0..LANES).map(|_| self.make_pods(namespace, &done)));
+        let lanes = namespaces.iter().flat_map(|namespace| [*namespace; LANES]);
+        let lanes = join_all(lanes.map(|namespace| self.make_pods(namespace, &done)));
         let something = async {
             let result = something.await;
             done.store(true, Ordering::Relaxed);
@@ -59,7 +60,8 @@ impl Ground {
             let asked = Instant::now();
             match self.plane.api().create(&path, &wanted).await {
                 Ok(object) => {
-                    match init_containers(&object).contains(&"coffer") {
+                    let told = object["metadata"]["annotations"]["coffer.dev/status"].is_string();
+                    match told && init_containers(&object).contains(&"coffer") {
                         true => made.injected += 1,
                         false => made.bare.push(asked),
                     }
