@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use coffer_runtime::command::{Failed, answer, complain};
 
-/// Secrets from AWS as volumes of pods, each fetched under its own pod's identity and kept fresh.
+/// Secrets from AWS in pods, as volumes or by a sidecar, each fetched under its own pod's identity and kept fresh.
 #[derive(Debug, Parser)]
 #[command(name = "coffer-injector", version, after_help = EXAMPLE)]
 pub(crate) struct Arguments {
