@@ -23,7 +23,7 @@ pub use on_change::{
     Action, Hook, HookError, Means, OnChange, ProcessName, ProcessNameError, Recipient, Signal, SignalError,
 };
 pub use reference::{ParameterRef, ParameterVersion, PathRef, Reference, ReferenceError, SecretRef, SecretVersion};
-pub use yaml::Place;
+pub use yaml::{Place, yaml_options};
 
 use crate::file::{FileName, Mode, Owner};
 use crate::render::{Format, Selector, Template};

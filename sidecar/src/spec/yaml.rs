@@ -58,8 +58,9 @@ impl Kind {
     }
 }
 
-/// Reads one YAML document. The error is where and what.
-pub(super) fn parse(text: &str) -> Result<Node, (Place, String)> {
+/// How YAML is read here, for whoever has to read the same text alike.
+#[must_use]
+pub fn yaml_options() -> Options {
     let mut options = Options::default();
     options.duplicate_keys = DuplicateKeyPolicy::Error;
     // `mode: 0440` is octal to everyone who writes it; kept as text it can be read so.
@@ -70,7 +71,12 @@ pub(super) fn parse(text: &str) -> Result<Node, (Place, String)> {
     let mut budget = Budget::default();
     (budget.max_depth, budget.flow_nesting_limit) = (DEPTH_MAX, DEPTH_MAX);
     options.budget = Some(budget);
-    serde_saphyr::from_str_with_options::<Node>(text, options).map_err(|error| {
+    options
+}
+
+/// Reads one YAML document. The error is where and what.
+pub(super) fn parse(text: &str) -> Result<Node, (Place, String)> {
+    serde_saphyr::from_str_with_options::<Node>(text, yaml_options()).map_err(|error| {
         let place = error.location().map(|at| Place { line: at.line(), column: at.column() }).unwrap_or_default();
         (place, plain_message(&error))
     })

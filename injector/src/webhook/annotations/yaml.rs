@@ -6,13 +6,11 @@
 use std::cell::Cell;
 use std::fmt;
 
+use coffer::spec::yaml_options;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
-use serde_saphyr::options::DuplicateKeyPolicy;
-use serde_saphyr::{Budget, Error, Options, with_deserializer_from_str_with_options};
+use serde_saphyr::{Error, with_deserializer_from_str_with_options};
 
-/// As deep as the sidecar's own parser goes.
-const DEPTH_MAX: usize = 16;
 /// What a whole tree may weigh, in bytes, what aliases repeat counted each time: the parser's own budgets count what is
 /// written once.
 const WEIGHT_MAX: usize = 512 * 1024;
@@ -29,17 +27,8 @@ pub(super) enum Fault {
 
 /// Reads one document, by the options of the sidecar's own parser.
 pub(super) fn tree(text: &str) -> Result<Value, Fault> {
-    let mut options = Options::default();
-    options.duplicate_keys = DuplicateKeyPolicy::Error;
-    // So that `mode: 0440` is carried over as it was written.
-    options.leading_zero_numbers_as_strings = true;
-    options.strict_booleans = true;
-    options.with_snippet = false;
-    let mut budget = Budget::default();
-    (budget.max_depth, budget.flow_nesting_limit) = (DEPTH_MAX, DEPTH_MAX);
-    options.budget = Some(budget);
     let room = Cell::new(Some(WEIGHT_MAX));
-    let read = with_deserializer_from_str_with_options(text, options, |yaml| Growing(&room).deserialize(yaml));
+    let read = with_deserializer_from_str_with_options(text, yaml_options(), |yaml| Growing(&room).deserialize(yaml));
     read.map_err(|error| {
         if room.get().is_none() || is_of_budget(&error) {
             return Fault::TooLarge;
