@@ -23,10 +23,7 @@ struct Shop {
 impl Shop {
     async fn open(args: &[&str]) -> Result<Self> {
         let plane = plane().await?;
-        let namespace = unique_name("webhook");
-        plane.api().create("/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).await?;
-        let account = json!({"metadata": {"name": "app"}});
-        plane.api().create(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &account).await?;
+        let namespace = namespace_with(plane, "app").await?;
         let kubeconfig = format!("--kubeconfig={}", plane.kubeconfig().display());
         let webhook = Webhook::with(&[&[kubeconfig.as_str()], args].concat()).await?;
         let shop = Self { plane, namespace, webhook };
@@ -118,10 +115,7 @@ async fn pods_are_changed_that_ask_for_it_and_others_are_never_sent() -> Result<
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_own_certificate_is_known_before_it_is_ready() -> Result<()> {
     let plane = plane().await?;
-    let namespace = unique_name("webhook");
-    plane.api().create("/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).await?;
-    let account = json!({"metadata": {"name": "app"}});
-    plane.api().create(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &account).await?;
+    let namespace = namespace_with(plane, "app").await?;
     let kubeconfig = format!("--kubeconfig={}", plane.kubeconfig().display());
     let webhook = Webhook::with_its_own(&namespace, &[&kubeconfig, "--shutdown-delay=0s"])?;
     let why = webhook.readiness(503).await?;
@@ -176,10 +170,7 @@ async fn the_role_is_the_one_that_the_service_account_names() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_right_to_read_it_the_role_is_left_out_with_a_warning() -> Result<()> {
     let plane = plane().await?;
-    let namespace = unique_name("webhook");
-    plane.api().create("/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).await?;
-    let account = json!({"metadata": {"name": "webhook"}});
-    plane.api().create(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &account).await?;
+    let namespace = namespace_with(plane, "webhook").await?;
     let token = plane.kubectl(["create", "token", "webhook", "-n", &namespace]).await?.trim().to_owned();
     let folder = tempfile::tempdir()?;
     let config = json!({
@@ -230,6 +221,15 @@ async fn pods_go_on_being_created_while_the_api_server_starts_again() -> Result<
 /// Whether the webhook has changed it.
 fn is_ours(pod: &Value) -> bool {
     pod["metadata"]["annotations"]["coffer.dev/status"].as_str().is_some_and(|status| status.starts_with("injected by"))
+}
+
+/// A new namespace with a service account of that name.
+async fn namespace_with(plane: &ControlPlane, account: &str) -> Result<String> {
+    let namespace = unique_name("webhook");
+    plane.api().create("/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).await?;
+    let account = json!({"metadata": {"name": account}});
+    plane.api().create(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &account).await?;
+    Ok(namespace)
 }
 
 /// One for all tests, each in its own namespace: it ends with the process.
