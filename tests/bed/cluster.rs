@@ -1,7 +1,7 @@
 //! A Kubernetes control plane: etcd and the API server, the real ones, as processes on loopback; with
 //! the controllers and the scheduler if asked for, and with nodes that run pods.
 //!
-//! It needs Go, and neither root nor a container engine: `tests/cluster/build` compiles them once. A
+//! It needs Go, and neither root nor a container engine: `tests/cluster/build` compiles them once, and Helm. A
 //! [`Node`] needs root, and containerd, which `tests/cluster/node` fetches.
 
 mod api;
@@ -10,6 +10,7 @@ mod containerd;
 mod credentials;
 mod etcd;
 mod forward;
+mod helm;
 mod image;
 mod kubectl;
 mod kubelet;
@@ -28,12 +29,13 @@ use tempfile::TempDir;
 
 use self::component::Component;
 use self::credentials::Credentials;
+use self::helm::Helm;
 use self::kubectl::Kubectl;
 pub use self::{
     api::{Api, Refusal},
     etcd::{Etcd, Stored},
     forward::Forward,
-    image::Image,
+    image::{Image, Shipped},
     node::{Event, Node, NodeOptions},
 };
 use crate::{eventually, loopback::own_address};
@@ -136,7 +138,7 @@ impl ControlPlane {
     ///
     /// The plugins that the encryption config names have to run already.
     pub async fn start(options: ControlPlaneOptions) -> Result<Self> {
-        let program = program::path().await?;
+        let program = program::kubernetes().await?;
         let folder = tempfile::Builder::new().prefix("coffer-cluster-").tempdir()?;
         let address = own_address();
         let credentials = Credentials::write(folder.path(), address)?;
@@ -196,6 +198,15 @@ impl ControlPlane {
     /// When it fails: with what it says.
     pub async fn kubectl<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
         self.kubectl.run(args).await
+    }
+
+    /// Runs `helm` as an administrator: what it prints.
+    ///
+    /// # Errors
+    /// When it fails: with what it says.
+    pub async fn helm<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
+        let program = program::helm().await?;
+        Helm::new(program, self.kubeconfig().to_owned(), self.folder().to_owned()).run(args).await
     }
 
     /// Who has issued the tokens of its service accounts, as their claim `iss` says.
