@@ -35,7 +35,7 @@ pub use self::{
     api::{Api, Refusal},
     etcd::{Etcd, Stored},
     forward::Forward,
-    image::Image,
+    image::{Image, Shipped},
     node::{Event, Node, NodeOptions},
 };
 use crate::{eventually, loopback::own_address};

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bed::{
-    Aws, ControlPlane, ControlPlaneOptions, FaultProxy, LocalStack, Node, NodeOptions, Program,
+    Aws, ControlPlane, ControlPlaneOptions, FaultProxy, LocalStack, Node, NodeOptions,
     aws::ParameterType,
     cluster::{Forward, Image},
     eventually, http_get, unique_name,
@@ -27,9 +27,7 @@ use crate::fixture::SOON;
 
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/webhook");
 
-/// The images, the namespace and the name in the manifests.
-const IMAGE: &str = "coffer-injector:0.1.0";
-const SIDECAR: &str = "coffer:0.1.0";
+/// The namespace and the name in the manifests.
 const SYSTEM: &str = "coffer-system";
 const NAME: &str = "coffer-injector";
 
@@ -100,16 +98,8 @@ impl Ground {
     }
 
     async fn import_images(&self) -> Result<()> {
-        // Authorities to know AWS by, as in the images; AWS is without TLS here, and so any will do.
-        let authorities = fs::read(self.plane.folder().join("ca.crt"))?;
-        let program = Program::new("coffer-injector").path()?;
-        let image = Image::new(IMAGE).program("/coffer-injector", &program)?.libraries_of(&program)?;
-        self.node.import_image(image.entrypoint(["/coffer-injector"])).await?;
-        let program =
-            Program::new("static/coffer").path().context("`tests/run cluster` makes it: static_sidecar there")?;
-        let image = Image::new(SIDECAR).program("/coffer", &program)?;
-        let image = image.file("/etc/ssl/certs/ca-certificates.crt", authorities).entrypoint(["/coffer"]);
-        self.node.import_image(image).await
+        self.node.import_shipped(Image::shipped("coffer-injector")?).await?;
+        self.node.import_shipped(Image::shipped("coffer")?).await
     }
 
     /// Applies manifests, with what is elsewhere here than in a cluster on AWS and nothing else.

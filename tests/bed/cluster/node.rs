@@ -13,7 +13,7 @@ use super::containerd::{self, Containerd};
 use super::kubectl::Kubectl;
 use super::kubelet::{self, Kubelet};
 use super::room::Room;
-use super::{Api, ControlPlane, Image};
+use super::{Api, ControlPlane, Image, Shipped};
 use crate::csi::{Mount, mounts};
 use crate::{Proc, Program, eventually, own_address};
 
@@ -181,6 +181,11 @@ impl Node {
     /// Imports an image, for pods to name; they must not insist on pulling it.
     pub async fn import_image(&self, image: Image) -> Result<()> {
         self.containerd.import(image).await
+    }
+
+    /// Imports an image that is shipped, from the archive that its builder made.
+    pub async fn import_shipped(&self, image: Shipped) -> Result<()> {
+        self.containerd.import_archive(image.name(), image.archive()).await
     }
 
     /// What is mounted under the kubelet's folder for a pod, by its UID.

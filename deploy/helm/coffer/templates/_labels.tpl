@@ -26,7 +26,7 @@ pods, so that a release can take over what the plain manifests have made, and th
 {{- $component := index . 2 }}
       labels:
         {{- $own := dict "app.kubernetes.io/name" (index . 1) }}
-        {{- toYaml (merge $own (deepCopy $component.podLabels) (deepCopy (index . 0).Values.commonLabels)) | nindent 8 }}
+        {{- toYaml (merge $own (deepCopy ($component.podLabels | default dict)) (deepCopy (index . 0).Values.commonLabels)) | nindent 8 }}
       {{- with $component.podAnnotations }}
       annotations:
         {{- toYaml . | nindent 8 }}

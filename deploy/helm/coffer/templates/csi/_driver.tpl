@@ -22,6 +22,10 @@ spec:
       {{- include "coffer.podMetadata" (list $root $name $component) }}
     spec:
       serviceAccountName: coffer-csi
+      {{- if and (eq $name "coffer-csi-takeover") (not $component.nodeSelector) }}
+      # For the move node by node:
+      # nodeSelector: {coffer.dev/takeover: "yes"}
+      {{- end }}
       {{- with $component.priorityClassName }}
       # Without it no pod with secrets starts on the node: the last to be evicted, the last that the kernel kills.
       priorityClassName: {{ . }}
