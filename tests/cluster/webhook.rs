@@ -32,7 +32,7 @@ const SYSTEM: &str = "coffer-system";
 const NAME: &str = "coffer-injector";
 
 /// How often the kubelet looks at pods here, and so brings a changed Secret or annotation to them.
-const SYNC: Duration = Duration::from_secs(3);
+pub(crate) const SYNC: Duration = Duration::from_secs(3);
 
 /// Two pods come up, one after another go.
 const ROLLED_OUT: Duration = Duration::from_secs(150);

@@ -94,7 +94,9 @@ async fn a_mistake_in_the_values_is_named_and_changes_nothing() -> Result<()> {
     }
     // Where the kinds of the Prometheus Operator are missing, it is them that the message names.
     for (switch, kind) in [("podMonitors", "PodMonitor"), ("rules", "PrometheusRule")] {
-        let refused = apply(&plane, "install", &json!({"monitoring": {switch: {"enabled": true}}}), &[]).await;
+        let refused =
+            apply(&plane, "install", &json!({"monitoring": {switch: {"enabled": true}}}), &["--create-namespace"])
+                .await;
         let said = format!("{:#}", refused.err().with_context(|| format!("{switch} was taken"))?);
         ensure!(said.contains(kind) && said.contains("CRDs"), "{switch}: {said}");
     }
