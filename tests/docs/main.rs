@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bed::aws::ParameterType;
-use bed::{Aws, ControlPlane, ControlPlaneOptions, LocalStack, Process, Program, Service, eventually, free_port, http_get};
+use bed::{
+    Aws, ControlPlane, ControlPlaneOptions, LocalStack, Process, Program, Service, eventually, free_port, http_get,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
