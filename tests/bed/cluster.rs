@@ -143,7 +143,7 @@ impl ControlPlane {
         let address = own_address();
         let credentials = Credentials::write(folder.path(), address)?;
         if let Some(config) = &options.encryption {
-            write_config(folder.path(), config)?;
+            write_config(folder.path(), &config.to_string())?;
         }
         let etcd = Etcd::at(address);
         let etcd_server = Component::plan(&program, "etcd", folder.path())
@@ -222,6 +222,11 @@ impl ControlPlane {
     /// Replaces the encryption config; with automatic reload, waits until the API server has taken it
     /// over, and without, it holds from the next start on.
     pub async fn set_encryption(&self, config: &Value) -> Result<()> {
+        self.set_encryption_text(&config.to_string()).await
+    }
+
+    /// The same with a config as it stands in a file, in YAML or JSON.
+    pub async fn set_encryption_text(&self, config: &str) -> Result<()> {
         ensure!(self.options.encryption.is_some(), "it was started without an encryption config");
         let before = if self.options.reload { Some(self.reloads().await?) } else { None };
         write_config(self.folder.path(), config)?;
@@ -369,8 +374,8 @@ fn config_path(folder: &Path) -> PathBuf {
 }
 
 /// Puts an encryption config in place, whole.
-fn write_config(folder: &Path, config: &Value) -> Result<()> {
+fn write_config(folder: &Path, config: &str) -> Result<()> {
     let unfinished = folder.join("encryption.json.new");
-    fs::write(&unfinished, config.to_string())?;
+    fs::write(&unfinished, config)?;
     fs::rename(unfinished, config_path(folder)).context("cannot write the encryption config")
 }

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import tempfile
-import uuid
+import urllib.error
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
-from guides import PATIENCE, ROOT, only, yaml
+from guides import HTTP, PATIENCE, ROOT, Failure, only, yaml
 
 ACCOUNT, REGION = "123456789012", "eu-west-1"
 # Every command of ours that takes flags as a container's arguments.
@@ -25,11 +27,12 @@ class Bed:
 
     def __init__(self, file):
         told = json.loads(Path(file).read_text())
+        self.folder = Path(file).resolve().parent
         self.bin = Path(told["bin"])
         self.kubeconfig = told["kubeconfig"]
         self.localstack = told["localstack"]
         self.kube = only(kube(), "tests/cluster/build")
-        self.helm = [self.kube, "helm"] if b"helm.sh/helm" in Path(self.kube).read_bytes() else None
+        self.helm = [self.kube, "helm"] if b"helm.sh/helm" in Path(self.kube).read_bytes() else told.get("helm")
         self.venv = localstack() / "venv"
         # The commands of the guides are told of all this too.
         self.file = Path(f"{file}.whole")
@@ -70,8 +73,26 @@ class Bed:
         return self._do([self.kube, "kubectl", f"--kubeconfig={self.kubeconfig}", *arguments], input)
 
     def aws(self, *arguments):
-        words = [argument.replace("{unique}", f"docs-{uuid.uuid4().hex[:12]}") for argument in arguments]
-        return self._do([str(self.venv / "bin/python3"), str(self.venv / "bin/aws"), *words], None)
+        """The command line tool, which knows every field; it takes a second to start."""
+        return self._do([str(self.venv / "bin/python3"), str(self.venv / "bin/aws"), *arguments], None)
+
+    def call(self, service, operation, fields):
+        """A request to LocalStack.
+
+        Raises Failure with what it says, where it refuses.
+        """
+        if service == "iam":
+            body = urllib.parse.urlencode({"Action": operation, "Version": "2010-05-08", **fields}).encode()
+            headers = {"content-type": "application/x-www-form-urlencoded"}
+        else:
+            body = json.dumps(fields).encode()
+            headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": operation}
+        scope = f"{ACCOUNT}/20260101/{REGION}/{service}/aws4_request"
+        headers["authorization"] = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"
+        try:
+            HTTP.open(urllib.request.Request(self.localstack, body, headers), timeout=PATIENCE).close()
+        except urllib.error.HTTPError as error:
+            raise Failure(f"{service} refuses: {error.read().decode()}") from error
 
     def lint(self, text):
         with tempfile.NamedTemporaryFile("w+", suffix=".yaml") as file:

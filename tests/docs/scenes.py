@@ -26,6 +26,12 @@ OBJECT = "kubectl create secret generic db --from-literal=password=hunter1\nkube
 PLUGIN = f"""\
 coffer-kms --key={KEY} --encryption-context=cluster=prod --listen=/var/run/kmsplugin/socket.sock --health-port=127.0.0.1:8083
 """
+OTHER_KEY = "arn:aws:kms:eu-west-1:123456789012:key/66666666-7777-8888-9999-000000000000"
+# As the first step of a rotation has it: two sockets, each with its key.
+TWO_PLUGINS = f"""\
+coffer-kms --key={KEY} --encryption-context=cluster=prod --listen=/var/run/kmsplugin/socket.sock \\
+    --key={OTHER_KEY} --encryption-context=cluster=prod --listen=/var/run/kmsplugin/socket2.sock --health-port=127.0.0.1:8083
+"""
 # A pod, as the webhook's guide has it.
 POD = """\
 cat > pod.yaml <<END
@@ -51,9 +57,7 @@ cp deploy/kms/encryption/new.yaml config.yaml
     "deploy/csi/README.md": CLUSTER,
     "deploy/csi/migration.md": f"""\
 {CLUSTER}
-for chart in csi-secrets-store secrets-provider-aws; do
-    helm -n kube-system install $chart foreign/$chart
-done
+kubectl apply -f crds -f examples/class.yaml
 for name in csi-secrets-store-secrets-store-csi-driver csi-secrets-store-provider-aws; do
     kubectl apply -f - <<END
 apiVersion: apps/v1
@@ -67,6 +71,20 @@ spec:
 END
 done
 kubectl apply -f ../webhook/examples/deployment.yaml
+# The pod of the driver that takes over; a mirror pod, so that a drain leaves it alone as it does those of a DaemonSet.
+kubectl apply -f - <<END
+{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: default, namespace: kube-system}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: coffer-csi-takeover-1
+  namespace: kube-system
+  labels: {{app.kubernetes.io/name: coffer-csi-takeover}}
+  annotations: {{kubernetes.io/config.mirror: "1"}}
+spec: {{nodeName: node-1, containers: [{{name: driver, image: "driver:1"}}]}}
+END
+kubectl -n kube-system wait --for=condition=Ready pod/coffer-csi-takeover-1
 touch YOURS
 """,
     "deploy/kms/README.md": f"""\
@@ -78,22 +96,30 @@ touch /etc/kubernetes/manifests/aws-encryption-provider.yaml
 """,
     "deploy/kms/rotation.md": f"""\
 {OBJECT}
-{PLUGIN}
+{TWO_PLUGINS}
+mkdir -p /etc/kubernetes/encryption
 touch snapshot.db
 """,
-    "deploy/kms/systemd/README.md": "cp ../../../target/bin/coffer-kms .\n",
-    "deploy/systemd/README.md": "cp ../../target/bin/coffer .\n",
+    "deploy/kms/systemd/README.md": f'cp "$(command -v coffer-kms)" .\n{PLUGIN}',
+    "deploy/systemd/README.md": 'cp "$(command -v coffer)" .\ncoffer run --config coffer.yaml\n',
     "deploy/webhook/README.md": f"{CLUSTER}{POD}",
 }
 
 
+# What comes about between two blocks, by the guide and the words that the second one holds.
+BETWEEN = {
+    "deploy/kms/rotation.md": {
+        "kms cancel-key-deletion": f"aws kms enable-key --key-id {KEY}\naws kms schedule-key-deletion --key-id {KEY} > /dev/null\n",
+        "key_id_info.*#local-kek": f"""\
+coffer-kms --key={KEY} --encryption-context=cluster=prod --write-format=local-kek --listen=/var/run/kmsplugin/local.sock \\
+    --health-port=127.0.0.1:8083
+""",
+    },
+}
+
+
 def of(guide):
-    return {"variables": VARIABLES, "before": BEFORE.get(guide, "")}
-
-
-def prepare(there, folder, copy, bed):
-    """Puts files in place that the guide has the reader write; the commands that make the rest."""
-    return there["before"]
+    return {"variables": VARIABLES, "before": BEFORE.get(guide, ""), "between": BETWEEN.get(guide, {})}
 
 
 def image_has(image, path):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from guides import PATIENCE, ROOT, Failure, expect, yaml
@@ -38,6 +39,7 @@ BUILTIN = "cd echo export for if while until printf read set source test unset .
 PRELUDE = """\
 set -eu
 trap 'echo "line $LINENO: $BASH_COMMAND" >&2' ERR
+__HERE=$PWD
 [ ! -f "$COFFER_DOCS_STATE" ] || . "$COFFER_DOCS_STATE"
 """
 # What a block leaves to the next, as in one terminal: variables, functions, the folder.
@@ -49,7 +51,7 @@ set +eu
         case " $__PRISTINE __name " in *" $__name "*) ;; *) declare -p "$__name" ;; esac
     done
     declare -f
-    printf 'cd %q\\n' "$PWD"
+    [ "$PWD" = "$__HERE" ] || printf 'cd %q\\n' "$PWD"
 } 2>/dev/null | grep -v '^declare -[a-z]*r' > "$COFFER_DOCS_STATE.new"
 mv "$COFFER_DOCS_STATE.new" "$COFFER_DOCS_STATE"
 """
@@ -66,12 +68,18 @@ class Shell:
     def __init__(self, bed):
         self.bed = bed
         self.blocks = {}
+        self.files = {}
         self.taken = {}
         self.only = []
         self.failures = []
 
     def block(self, block, kind):
         self.blocks.setdefault(block.guide, []).append((block, kind))
+
+    def file(self, block):
+        """A block whose first line is a comment with a file's name: the reader has it under that name."""
+        if name := re.match(r"# ([\w-]+\.(?:ya?ml|json))\b", block.text):
+            self.files.setdefault(block.guide, {})[name[1]] = block.text
 
     def run(self, chosen):
         """The guides that are chosen, or all."""
@@ -85,7 +93,7 @@ class Shell:
 
     def _guide(self, guide, found):
         name = str(guide.relative_to(ROOT))
-        with Scene(self.bed, name) as scene:
+        with Scene(self.bed, name, self.files.get(guide, {})) as scene:
             for block, kind in found:
                 what = "blocks of shell, run" if kind == "shell" else "commands and what they print, compared"
                 self.taken.setdefault(what, []).append(str(block))
@@ -102,24 +110,26 @@ class Shell:
 class Scene:
     """What a reader of one guide has before the first command, and what the commands make of it."""
 
-    def __init__(self, bed, guide):
-        self.bed, self.guide = bed, guide
+    def __init__(self, bed, guide, files):
+        self.bed, self.guide, self.files = bed, guide, files
         self.there = scenes.of(guide)
 
     def __enter__(self):
         self.stack = contextlib.ExitStack()
-        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="coffer-docs-")))
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="guide-", dir=self.bed.folder)))
         self.log = self.folder / "log"
         self.copy = copy_of_repository(self.folder / "coffer")
+        for name, text in self.files.items():
+            ((self.copy / self.guide).parent / name).write_text(text)
         programs(self.folder / "bin")
         stand_ins_for_scripts(self.copy)
         self.stack.enter_context(overlays(self.folder / "mounts"))
         self.pids = self.folder / "pids"
         self.stack.callback(end_all, self.pids)
-        before = scenes.prepare(self.there, self.folder, self.copy, self.bed)
-        if before:
-            done = self._bash("before the first command", self.copy, before)
+        if before := self.there["before"]:
+            done = self._bash((self.copy / self.guide).parent, before)
             expect(done.returncode == 0, f"{self.guide}: what is to be there before: {done.stderr}")
+            self.events()
         return self
 
     def __exit__(self, *_):
@@ -130,7 +140,12 @@ class Scene:
         done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode != 0:
             return f"no shell: {done.stderr.strip()}"
-        done = self._bash(str(block), self._where(block), block.text)
+        for words, script in self.there["between"].items():
+            if words in block.text:
+                between = self._bash((self.copy / self.guide).parent, script)
+                expect(between.returncode == 0, f"{block}: what comes before it: {between.stderr}")
+                self.events()
+        done = self._bash(self._where(block), block.text)
         if done.returncode != 0:
             return f"ended with {done.returncode}: {(done.stderr.strip() or done.stdout.strip())[-1500:]}"
         return None
@@ -139,7 +154,7 @@ class Scene:
         """Runs each `$ command`, and compares what follows it, but for what differs from run to run."""
         wrong = []
         for command, wanted in commands_of(block.text):
-            done = self._bash(str(block), self._where(block), command)
+            done = self._bash(self._where(block), command)
             said = (done.stdout + done.stderr).strip().splitlines()
             want, found = [steady(line) for line in wanted], [steady(line) for line in said]
             found = [line for line in found if not line.startswith("line N: ")]
@@ -152,14 +167,18 @@ class Scene:
         self.log.unlink(missing_ok=True)
         return [json.loads(line) for line in lines]
 
+    def place(self, text):
+        """Without this machine's own folders, which tell a reader nothing."""
+        return text.replace(f"{self.copy}/", "").replace(f"{self.folder}/", "")
+
     def _where(self, block):
         """The folder that its paths are seen from: the repository, or the guide's own."""
-        own = self.copy / block.guide.parent.relative_to(ROOT)
-        if re.search(r"(^|[\s=:'\"])(\./)?(deploy|tests|target)/", block.text):
+        commands = re.sub(r"(^|\s)#.*", "", block.text)
+        if re.search(r"(^|[\s=:'\"])(\./)?(deploy|tests|target)/", commands):
             return self.copy
-        return own
+        return self.copy / block.guide.parent.relative_to(ROOT)
 
-    def _bash(self, place, where, text):
+    def _bash(self, where, text):
         script = self.folder / "block.sh"
         script.write_text(f"{PRELUDE}{text}\n{POSTLUDE}")
         state = self.folder / "state"
@@ -189,7 +208,7 @@ class Scene:
     def _pristine(self, environment):
         kept = set(self.there.get("variables", {}))
         done = subprocess.run(["bash", "-c", "compgen -v"], env=environment, capture_output=True, text=True, check=True)
-        own = {"BASH_COMMAND", "LINENO", "PIPESTATUS", "COLUMNS", "LINES", "BASH_LINENO", "BASH_SOURCE", "FUNCNAME", "_"}
+        own = {"BASH_COMMAND", "LINENO", "PIPESTATUS", "COLUMNS", "LINES", "BASH_LINENO", "BASH_SOURCE", "FUNCNAME", "_", "__HERE"}
         return " ".join(sorted((set(done.stdout.split()) | own | {"__PRISTINE"}) - kept))
 
 
@@ -280,11 +299,25 @@ def overlays(folder):
 
 
 def alone():
-    """Begins anew in a mount namespace that ends with this process."""
+    """Begins anew where mounts and processes end with this one, however it ends."""
     if os.environ.get("COFFER_DOCS_ALONE") != "1":
-        own = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
-        command = ["unshare", *own, "--propagation=private", sys.executable, *sys.argv]
+        own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        apart = [*own, "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command = ["unshare", *apart, sys.executable, *sys.argv]
         os.execvpe(command[0], command, os.environ | {"COFFER_DOCS_ALONE": "1"})
+    # The first process of its kind ends by no signal that it does not ask for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def end_with_stdin():
+    """Ends at once when whoever holds the other end is gone."""
+
+    def wait():
+        while sys.stdin.buffer.read(4096):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def mount(*arguments):

@@ -35,7 +35,7 @@ WITH calls AS (
 )
 SELECT
   day,
-  from_iso8601_timestamp(eventtime) AS at,
+  from_iso8601_timestamp(eventtime) AS called_at,
   eventname AS call,
   coalesce(reference, regexp_extract(errormessage, 'on resource: (\S+)', 1)) AS reference,
   -- BatchGetSecretValue by itself opens nothing, and DescribeSecret reads no value.

@@ -1,6 +1,6 @@
 -- Who changed this secret, its rotation, its policy, or parameters under this path?
 SELECT
-  from_iso8601_timestamp(eventtime) AS at,
+  from_iso8601_timestamp(eventtime) AS called_at,
   eventname AS call,
   coalesce(
     json_extract_scalar(requestparameters, '$.secretId'),
@@ -35,4 +35,4 @@ WHERE day BETWEEN '2026/11/01' AND '2026/11/30'
       AND json_extract_scalar(requestparameters, '$.name') LIKE '/prod/app/%'
     )
   )
-ORDER BY at DESC;
+ORDER BY called_at DESC;

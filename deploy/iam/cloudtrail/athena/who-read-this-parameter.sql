@@ -1,5 +1,5 @@
 -- Who read this parameter? By its name, its ARN, with a version or label behind it, or by a path above it.
-SELECT workload, kind, role, account, through_coffer, call, reference, count(*) AS times, max(at) AS last
+SELECT workload, kind, role, account, through_coffer, call, reference, count(*) AS times, max(called_at) AS last_time
 FROM secret_reads
 WHERE read
   AND (
@@ -8,4 +8,4 @@ WHERE read
   )
   AND day BETWEEN '2026/11/01' AND '2026/11/30'
 GROUP BY workload, kind, role, account, through_coffer, call, reference
-ORDER BY last DESC;
+ORDER BY last_time DESC;

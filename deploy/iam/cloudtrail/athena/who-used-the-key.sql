@@ -12,7 +12,7 @@ SELECT
   coalesce(useridentity.arn, useridentity.accountid, useridentity.invokedby) AS who,
   errorcode AS error,
   count(*) AS times,
-  max(from_iso8601_timestamp(eventtime)) AS last
+  max(from_iso8601_timestamp(eventtime)) AS last_time
 FROM cloudtrail_logs
 WHERE eventsource = 'kms.amazonaws.com'
   AND eventname IN ('Decrypt', 'Encrypt', 'GenerateDataKey')

@@ -1,6 +1,6 @@
 -- Which service account's token was behind the reads of a session of IRSA? A session's name is chosen by who holds the
 -- token; the token's subject is not. By the access key, so it takes the trail of the role's own account.
-SELECT reads.workload, tokens.subject, tokens.provider, reads.reference, count(*) AS times, max(reads.at) AS last
+SELECT reads.workload, tokens.subject, tokens.provider, reads.reference, count(*) AS times, max(reads.called_at) AS last_time
 FROM secret_reads AS reads
 JOIN (
   SELECT
@@ -17,4 +17,4 @@ JOIN (
 WHERE reads.read
   AND reads.day BETWEEN '2026/11/01' AND '2026/11/30'
 GROUP BY reads.workload, tokens.subject, tokens.provider, reads.reference
-ORDER BY last DESC;
+ORDER BY last_time DESC;

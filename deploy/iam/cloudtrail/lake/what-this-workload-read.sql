@@ -9,7 +9,7 @@ SELECT
   ) AS asked_for,
   userIdentity.arn AS workload,
   count(*) AS times,
-  max(eventTime) AS last
+  max(eventTime) AS last_time
 FROM $EDS_ID
 WHERE eventName IN ('GetSecretValue', 'GetParameter', 'GetParameters', 'GetParametersByPath')
   AND errorCode IS NULL
@@ -28,4 +28,4 @@ GROUP BY
     element_at(requestParameters, 'path')
   ),
   userIdentity.arn
-ORDER BY last DESC
+ORDER BY last_time DESC

@@ -4,7 +4,7 @@ SELECT
   userIdentity.sessionContext.sessionIssuer.userName AS role,
   userAgent LIKE 'coffer/%' AS through_coffer,
   count(*) AS times,
-  max(eventTime) AS last
+  max(eventTime) AS last_time
 FROM $EDS_ID
 WHERE eventSource = 'secretsmanager.amazonaws.com'
   AND eventName = 'GetSecretValue'
@@ -16,4 +16,4 @@ WHERE eventSource = 'secretsmanager.amazonaws.com'
   )
   AND eventTime > '2026-11-01 00:00:00'
 GROUP BY userIdentity.arn, userIdentity.sessionContext.sessionIssuer.userName, userAgent LIKE 'coffer/%'
-ORDER BY last DESC
+ORDER BY last_time DESC
