@@ -27,6 +27,7 @@ class Bed:
 
     def __init__(self, file):
         told = json.loads(Path(file).read_text())
+        self.folder = Path(file).resolve().parent
         self.bin = Path(told["bin"])
         self.kubeconfig = told["kubeconfig"]
         self.localstack = told["localstack"]

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from guides import PATIENCE, ROOT, Failure, expect, yaml
@@ -115,7 +116,7 @@ class Scene:
 
     def __enter__(self):
         self.stack = contextlib.ExitStack()
-        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="coffer-docs-")))
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="guide-", dir=self.bed.folder)))
         self.log = self.folder / "log"
         self.copy = copy_of_repository(self.folder / "coffer")
         for name, text in self.files.items():
@@ -165,6 +166,10 @@ class Scene:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return [json.loads(line) for line in lines]
+
+    def place(self, text):
+        """Without this machine's own folders, which tell a reader nothing."""
+        return text.replace(f"{self.copy}/", "").replace(f"{self.folder}/", "")
 
     def _where(self, block):
         """The folder that its paths are seen from: the repository, or the guide's own."""
@@ -294,11 +299,25 @@ def overlays(folder):
 
 
 def alone():
-    """Begins anew in a mount namespace that ends with this process."""
+    """Begins anew where mounts and processes end with this one, however it ends."""
     if os.environ.get("COFFER_DOCS_ALONE") != "1":
-        own = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
-        command = ["unshare", *own, "--propagation=private", sys.executable, *sys.argv]
+        own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        apart = [*own, "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command = ["unshare", *apart, sys.executable, *sys.argv]
         os.execvpe(command[0], command, os.environ | {"COFFER_DOCS_ALONE": "1"})
+    # The first process of its kind ends by no signal that it does not ask for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def end_with_stdin():
+    """Ends at once when whoever holds the other end is gone."""
+
+    def wait():
+        while sys.stdin.buffer.read(4096):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def mount(*arguments):
