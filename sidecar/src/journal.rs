@@ -31,7 +31,7 @@ pub enum Cause {
 /// Where audit lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Journal {
-    /// Standard output, which nothing else uses.
+    /// Standard output, where beside them only lines of metrics stand.
     Stdout,
     /// Standard error, where standard output is another program's.
     Stderr,
@@ -76,10 +76,11 @@ impl Journal {
     pub(crate) fn write(self, event: &Event<'_>) {
         let Some(mut line) = line(event, SystemTime::now()) else { return };
         line.push('\n');
-        // A reader that is stuck or gone must neither hold up nor end the sidecar.
+        // A reader that is stuck or gone must neither hold up nor end the sidecar. Under the lock, for lines of metrics
+        // come here too, from other threads.
         let written = match self {
-            Self::Stdout => Unblocking(std::io::stdout()).write_all(line.as_bytes()),
-            Self::Stderr => Unblocking(std::io::stderr()).write_all(line.as_bytes()),
+            Self::Stdout => Unblocking(std::io::stdout().lock()).write_all(line.as_bytes()),
+            Self::Stderr => Unblocking(std::io::stderr().lock()).write_all(line.as_bytes()),
             Self::Off => Ok(()),
         };
         if let Err(error) = written {

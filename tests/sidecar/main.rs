@@ -2,6 +2,7 @@
 
 mod api;
 mod calls;
+mod emf;
 mod endpoints;
 mod examples;
 mod exec;

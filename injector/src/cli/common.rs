@@ -10,7 +10,8 @@ use coffer_injector::form::interval;
 use coffer_injector::identity::AgentUrl;
 use coffer_injector::kubernetes::Kubernetes;
 use coffer_runtime::aws::{Aws, Timeouts};
-use coffer_runtime::telemetry::{LogFormat, LogLevel, init_logs};
+use coffer_runtime::telemetry::{EmfNamespace, EmfOutput, EmfReport, LogFormat, LogLevel, init_logs};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -37,6 +38,11 @@ pub(super) struct ProcessArguments {
     /// text or json
     #[arg(long, value_name = "FORMAT", env = "COFFER_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,
+
+    /// Tell CloudWatch the metrics, under this namespace: a few lines of JSON a minute on standard output, in the
+    /// embedded metric format [default: none are told]
+    #[arg(long, value_name = "NAME", env = "COFFER_EMF_NAMESPACE")]
+    pub(super) emf_namespace: Option<EmfNamespace>,
 }
 
 /// Of a process that fetches for many pods. The rates are for one node of many: AWS bears 40 calls a second to
@@ -69,6 +75,13 @@ impl ProcessArguments {
     pub(super) fn start(&self) -> Result<Runtime, Failed> {
         init_logs(self.log_level, self.log_format);
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failed::at_run_time)
+    }
+
+    /// Tells CloudWatch what `registry` counts, if that is wanted, until what is returned is dropped; `command` is how
+    /// this process was called.
+    pub(super) fn report(&self, command: &'static str, registry: &Arc<Registry>) -> Option<EmfReport> {
+        let namespace = self.emf_namespace.clone();
+        namespace.map(|name| EmfReport::start(name, command, Arc::clone(registry), EmfOutput::Stdout))
     }
 
     pub(super) async fn listener(&self) -> Result<TcpListener, Failed> {

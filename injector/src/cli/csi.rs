@@ -106,7 +106,9 @@ impl Csi {
         );
 
         let known = (!self.no_registration).then(|| registered.clone());
-        let health = health(known).merge(metrics_router(Arc::new(driver.registry())));
+        let registry = Arc::new(driver.registry());
+        let _report = self.process.report("coffer-injector csi", &registry);
+        let health = health(known).merge(metrics_router(registry));
         tokio::spawn(telemetry::serve(http, health));
         if let Some(kubernetes) = kubernetes {
             self.hear_of_changes(&kubernetes, &driver);

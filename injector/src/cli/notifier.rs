@@ -97,7 +97,9 @@ impl Notify {
             object = format_args!("{}/{}", self.namespace, self.object),
             "coffer-injector {VERSION} notifier starts"
         );
-        let health = health(notifier.readiness()).merge(metrics_router(Arc::new(notifier.registry())));
+        let registry = Arc::new(notifier.registry());
+        let _report = self.process.report("coffer-injector notifier", &registry);
+        let health = health(notifier.readiness()).merge(metrics_router(registry));
         tokio::spawn(telemetry::serve(http, health));
 
         let (end, shutdown) = watch::channel(false);

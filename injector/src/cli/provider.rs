@@ -117,10 +117,12 @@ impl ProviderCommand {
         tracing::info!(socket = %socket.address(), "coffer-injector {VERSION} provider starts");
         self.theirs.tell();
 
+        let registry = Arc::new(provider.registry());
+        let _report = self.process.report("coffer-injector provider", &registry);
         let health = Router::new()
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(|| async { "ready\n" }))
-            .merge(metrics_router(Arc::new(provider.registry())));
+            .merge(metrics_router(registry));
         tokio::spawn(telemetry::serve(http, health));
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };

@@ -139,8 +139,9 @@ impl Webhook {
 
         let ends = Arc::<AtomicBool>::default();
         let ready = readiness(certificates.ready.clone(), native, Arc::clone(&ends));
-        let health = health(ready, certificates.renewal.clone())
-            .merge(metrics_router(Arc::new(metrics.registry(&certificates))));
+        let registry = Arc::new(metrics.registry(&certificates));
+        let _report = self.process.report("coffer-injector webhook", &registry);
+        let health = health(ready, certificates.renewal.clone()).merge(metrics_router(registry));
         tokio::spawn(telemetry::serve(http, health));
         let shutdown = async {
             let signal = termination.requested().await;

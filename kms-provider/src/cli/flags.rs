@@ -15,7 +15,7 @@ use coffer_kms::metrics::ApiVersion;
 use coffer_kms::remote::{KmsSettings, RetrySettings, SourceArn};
 use coffer_kms::route::Policy;
 use coffer_runtime::aws::RoleStep;
-use coffer_runtime::telemetry::{LogFormat, LogLevel};
+use coffer_runtime::telemetry::{EmfNamespace, LogFormat, LogLevel};
 use coffer_unix_grpc::{Access, Address, Group, Mode, Peers, User};
 
 /// The SDK's own budget of retries (`DefaultRetryRateTokens` of the AWS SDK for Go v2).
@@ -206,6 +206,11 @@ pub(super) struct HealthFlags {
     /// text or json
     #[arg(long, value_name = "FORMAT", env = "COFFER_LOG_FORMAT", default_value = "json")]
     pub(super) log_format: LogFormat,
+
+    /// Tell CloudWatch the metrics, under this namespace: a few lines of JSON a minute on standard output, in
+    /// the embedded metric format [default: none are told]
+    #[arg(long, value_name = "NAME", env = "COFFER_EMF_NAMESPACE")]
+    pub(super) emf_namespace: Option<EmfNamespace>,
 
     /// The same as --log-level debug
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",

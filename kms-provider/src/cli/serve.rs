@@ -13,7 +13,7 @@ use coffer_kms::route::Policy;
 use coffer_kms::service::{Door, StatusSettings, WriteFormat};
 use coffer_runtime::VERSION;
 use coffer_runtime::process::{Exit, Termination};
-use coffer_runtime::telemetry::{self, init_logs, metrics_router};
+use coffer_runtime::telemetry::{self, EmfOutput, EmfReport, init_logs, metrics_router};
 use coffer_unix_grpc::{Access, Address, Inherited, Socket};
 use rustix::net::{AddressFamily, SocketFlags as Flags, SocketType, sockopt};
 use tokio::net::TcpListener;
@@ -103,6 +103,9 @@ impl Serve {
         }
 
         let registry = Arc::new(metrics.registry(doors.clone(), kms.credentials().clone()));
+        let namespace = self.health.emf_namespace.clone();
+        let start = |name| EmfReport::start(name, "coffer-kms", Arc::clone(&registry), EmfOutput::Stdout);
+        let _report = namespace.map(start);
         let serving = Arc::new(AtomicBool::new(false));
         let HealthFlags { healthz_path, livez_path, .. } = &self.health;
         let routes = super::http::routes(healthz_path, livez_path, doors.clone(), pulses, Arc::clone(&serving));

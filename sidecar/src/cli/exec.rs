@@ -18,7 +18,7 @@ use coffer::journal::Journal;
 use coffer::reload::ConfigFile;
 use coffer::spec::{Config, Content, EnvName, EnvSpec, FileSpec, Naming, OnChange, VolumeSpec, from_environment};
 use coffer_runtime::process::Exit;
-use coffer_runtime::telemetry::{LogLevel, init_logs};
+use coffer_runtime::telemetry::{EmfOutput, LogLevel, init_logs};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -265,6 +265,8 @@ impl Exec {
             }
         };
         let (service, engine) = published?;
+        // Standard output is the program's. One that takes this process's place is told of what has been until then.
+        let _report = service.report(self.service.emf_namespace.as_ref(), "coffer exec", EmfOutput::Stderr);
         let first = match secrets.first() {
             Ok(first) => first,
             Err(error) => {

@@ -8,7 +8,7 @@ use coffer::journal::Journal;
 use coffer::reload::Hangup;
 use coffer::spec::{Config, DEFAULT_LISTEN};
 use coffer_runtime::process::{Exit, Termination, forbid_core_dumps};
-use coffer_runtime::telemetry::{LogLevel, init_logs};
+use coffer_runtime::telemetry::{EmfOutput, LogLevel, init_logs};
 use tokio::sync::watch;
 
 use super::progress::Progress;
@@ -101,6 +101,7 @@ impl Run {
             _ = shutdown.wait_for(|end| *end) => return Ok(()),
         };
         service.announce(&config);
+        let _report = service.report(self.service.emf_namespace.as_ref(), "coffer run", EmfOutput::Stdout);
         let mut engine = Engine::open(config.volumes.clone(), &service.shared).map_err(refused)?;
         if !self.once {
             let listen = self.listen.or(config.listen).unwrap_or(DEFAULT_LISTEN);

@@ -23,7 +23,8 @@ use coffer::status::Status;
 use coffer::volume::VolumeError;
 use coffer_runtime::VERSION;
 use coffer_runtime::aws::{Aws, Timeouts, session_name};
-use coffer_runtime::telemetry::{Calls, LogFormat, Readiness, ops_router, serve};
+use coffer_runtime::telemetry::{Calls, EmfNamespace, EmfOutput, EmfReport, LogFormat, Readiness, ops_router, serve};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use super::Failed;
@@ -46,6 +47,11 @@ pub(super) struct ServiceArguments {
     /// text or json
     #[arg(long, value_name = "FORMAT", env = "COFFER_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,
+
+    /// Tell CloudWatch the metrics, under this namespace: a few lines of JSON a minute, in the embedded metric
+    /// format, among the audit lines [default: none are told]
+    #[arg(long, value_name = "NAME", env = "COFFER_EMF_NAMESPACE")]
+    pub(super) emf_namespace: Option<EmfNamespace>,
 }
 
 /// A volume that was refused: for good, or only now.
@@ -131,7 +137,7 @@ impl Service {
                 tracing::warn!(%address, "status and metrics are served beyond this host: they name secrets and roles");
             }
             let listener = bind(address, "choose another address with --listen or `listen:`").await?;
-            let router = ops_router(self.registry(), Arc::clone(&ready)).merge(self.status_route());
+            let router = ops_router(Arc::new(self.registry()), Arc::clone(&ready)).merge(self.status_route());
             tokio::spawn(serve(listener, router.merge(rotations.clone().unwrap_or_default())));
         }
         if let Some(address) = probes {
@@ -143,6 +149,18 @@ impl Service {
             tokio::spawn(api.clone().serve(listener));
         }
         Ok(())
+    }
+
+    /// Tells CloudWatch what is counted, if that is wanted, until what is returned is dropped; `command` is how this
+    /// process was called.
+    pub(super) fn report(
+        &self,
+        namespace: Option<&EmfNamespace>,
+        command: &'static str,
+        output: EmfOutput,
+    ) -> Option<EmfReport> {
+        let registry = || Arc::new(self.registry());
+        namespace.map(|namespace| EmfReport::start(namespace.clone(), command, registry(), output))
     }
 
     /// From now on, `orders` hear of changes in AWS and of the config; `hangup` is who listens for
@@ -165,7 +183,7 @@ impl Service {
         }
     }
 
-    fn registry(&self) -> prometheus_client::registry::Registry {
+    fn registry(&self) -> Registry {
         let reloads = self.reloads.as_ref().map(|(_, status)| status.clone());
         let status = self.shared.status.clone();
         let mut registry = metrics::registry(&self.calls, status, Arc::clone(&self.identities), reloads);

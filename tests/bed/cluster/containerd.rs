@@ -109,6 +109,11 @@ impl Containerd {
     }
 }
 
+/// Where it keeps what runc is given for a container.
+pub(super) fn bundle(folder: &Path, id: &str) -> PathBuf {
+    folder.join("containerd/state/io.containerd.runtime.v2.task/k8s.io").join(id)
+}
+
 fn socket(folder: &Path) -> PathBuf {
     folder.join("containerd.sock")
 }

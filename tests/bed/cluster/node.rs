@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -149,6 +150,27 @@ impl Node {
     /// What the kubelet keeps of a pod, by its UID, as the node's own processes see it.
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
         self.kubelet_dir().join("pods").join(uid)
+    }
+
+    /// Where the kubelet finds static pods, `/etc/kubernetes/manifests` on a node of kubeadm's.
+    pub fn static_pods(&self) -> PathBuf {
+        kubelet::static_pods(&self.room)
+    }
+
+    /// Has the kubelet know a seccomp profile: as `profiles/NAME` in a pod's `localhostProfile`.
+    pub fn add_seccomp_profile(&self, name: &str, profile: &str) -> Result<()> {
+        let folder = self.inside(&self.kubelet_dir().join("seccomp/profiles"));
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(name), profile).with_context(|| format!("cannot write {name}"))
+    }
+
+    /// What the runtime was told of a container by the kubelet, as the specification of the Open Container Initiative has
+    /// it.
+    pub fn container_spec(&self, id: &str) -> Result<Value> {
+        let id = id.trim_start_matches("containerd://");
+        let path = containerd::bundle(self.room.folder(), id).join("config.json");
+        let text = fs::read(self.inside(&path)).with_context(|| format!("container {id} has no bundle"))?;
+        Ok(serde_json::from_slice(&text)?)
     }
 
     /// How a path that the node's own processes see is reached from here, through all that is mounted.

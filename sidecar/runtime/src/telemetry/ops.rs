@@ -19,8 +19,7 @@ pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// `/healthz` (the process answers), `/readyz` (200, or 503 with the reason) and `/metrics`
 /// (OpenMetrics text, which Prometheus reads).
-pub fn ops_router(registry: Registry, ready: Readiness) -> Router {
-    let registry = Arc::new(registry);
+pub fn ops_router(registry: Arc<Registry>, ready: Readiness) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route(
