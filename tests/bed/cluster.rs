@@ -1,7 +1,7 @@
 //! A Kubernetes control plane: etcd and the API server, the real ones, as processes on loopback; with
 //! the controllers and the scheduler if asked for, and with nodes that run pods.
 //!
-//! It needs Go, and neither root nor a container engine: `tests/cluster/build` compiles them once. A
+//! It needs Go, and neither root nor a container engine: `tests/cluster/build` compiles them once, and Helm. A
 //! [`Node`] needs root, and containerd, which `tests/cluster/node` fetches.
 
 mod api;
@@ -10,6 +10,7 @@ mod containerd;
 mod credentials;
 mod etcd;
 mod forward;
+mod helm;
 mod image;
 mod kubectl;
 mod kubelet;
@@ -28,12 +29,13 @@ use tempfile::TempDir;
 
 use self::component::Component;
 use self::credentials::Credentials;
+use self::helm::Helm;
 use self::kubectl::Kubectl;
 pub use self::{
     api::{Api, Refusal},
     etcd::{Etcd, Stored},
     forward::Forward,
-    image::Image,
+    image::{Image, Shipped},
     node::{Event, Node, NodeOptions},
 };
 use crate::{eventually, loopback::own_address};
@@ -136,12 +138,12 @@ impl ControlPlane {
     ///
     /// The plugins that the encryption config names have to run already.
     pub async fn start(options: ControlPlaneOptions) -> Result<Self> {
-        let program = program::path().await?;
+        let program = program::kubernetes().await?;
         let folder = tempfile::Builder::new().prefix("coffer-cluster-").tempdir()?;
         let address = own_address();
         let credentials = Credentials::write(folder.path(), address)?;
         if let Some(config) = &options.encryption {
-            write_config(folder.path(), config)?;
+            write_config(folder.path(), &config.to_string())?;
         }
         let etcd = Etcd::at(address);
         let etcd_server = Component::plan(&program, "etcd", folder.path())
@@ -198,6 +200,15 @@ impl ControlPlane {
         self.kubectl.run(args).await
     }
 
+    /// Runs `helm` as an administrator: what it prints.
+    ///
+    /// # Errors
+    /// When it fails: with what it says.
+    pub async fn helm<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
+        let program = program::helm().await?;
+        Helm::new(program, self.kubeconfig().to_owned(), self.folder().to_owned()).run(args).await
+    }
+
     /// Who has issued the tokens of its service accounts, as their claim `iss` says.
     pub fn issuer(&self) -> &'static str {
         credentials::ISSUER
@@ -211,6 +222,11 @@ impl ControlPlane {
     /// Replaces the encryption config; with automatic reload, waits until the API server has taken it
     /// over, and without, it holds from the next start on.
     pub async fn set_encryption(&self, config: &Value) -> Result<()> {
+        self.set_encryption_text(&config.to_string()).await
+    }
+
+    /// The same with a config as it stands in a file, in YAML or JSON.
+    pub async fn set_encryption_text(&self, config: &str) -> Result<()> {
         ensure!(self.options.encryption.is_some(), "it was started without an encryption config");
         let before = if self.options.reload { Some(self.reloads().await?) } else { None };
         write_config(self.folder.path(), config)?;
@@ -358,8 +374,8 @@ fn config_path(folder: &Path) -> PathBuf {
 }
 
 /// Puts an encryption config in place, whole.
-fn write_config(folder: &Path, config: &Value) -> Result<()> {
+fn write_config(folder: &Path, config: &str) -> Result<()> {
     let unfinished = folder.join("encryption.json.new");
-    fs::write(&unfinished, config.to_string())?;
+    fs::write(&unfinished, config)?;
     fs::rename(unfinished, config_path(folder)).context("cannot write the encryption config")
 }

@@ -41,6 +41,13 @@ impl Proc {
         Ok(strings(&self.read("environ")?))
     }
 
+    /// A line of what the kernel says of it in `status`, such as `Seccomp`: what follows the name.
+    pub fn status(&self, name: &str) -> Result<String> {
+        let status = self.text("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Ok(line.with_context(|| format!("{} tells no {name}", self.folder.display()))?.trim().to_owned())
+    }
+
     /// The memory it holds now, from `smaps_rollup`.
     pub fn memory(&self) -> Result<Memory> {
         let rollup = self.text("smaps_rollup")?;
@@ -93,5 +100,7 @@ mod tests {
         let memory = this.memory().unwrap();
         assert!(memory.anonymous_kib > 0 && memory.anonymous_kib <= memory.rss_kib, "{memory:?}");
         assert!(this.cpu_ticks().unwrap() < 100_000);
+        assert_eq!(this.status("Tgid").unwrap(), std::process::id().to_string());
+        assert!(this.status("Tgi").is_err());
     }
 }

@@ -1,8 +1,10 @@
-//! A real Kubernetes API server: `coffer-kms` behind it, the driver on its nodes, the webhook before its pods.
+//! A real Kubernetes API server: `coffer-kms` behind it, the driver on its nodes, the webhook before its pods, and the
+//! chart that brings all of them.
 
 mod csi;
 mod decrypt;
 mod fixture;
+mod helm;
 mod node;
 mod outage;
 mod plain;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bed::{
-    Aws, ControlPlane, ControlPlaneOptions, FaultProxy, LocalStack, Node, NodeOptions, Program,
+    Aws, ControlPlane, ControlPlaneOptions, FaultProxy, LocalStack, Node, NodeOptions,
     aws::ParameterType,
     cluster::{Forward, Image},
     eventually, http_get, unique_name,
@@ -27,34 +27,32 @@ use crate::fixture::SOON;
 
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/webhook");
 
-/// The images, the namespace and the name in the manifests.
-const IMAGE: &str = "coffer-injector:0.1.0";
-const SIDECAR: &str = "coffer:0.1.0";
+/// The namespace and the name in the manifests.
 const SYSTEM: &str = "coffer-system";
 const NAME: &str = "coffer-injector";
 
 /// How often the kubelet looks at pods here, and so brings a changed Secret or annotation to them.
-const SYNC: Duration = Duration::from_secs(3);
+pub(crate) const SYNC: Duration = Duration::from_secs(3);
 
 /// Two pods come up, one after another go.
 const ROLLED_OUT: Duration = Duration::from_secs(150);
 
 /// A cluster with the webhook, and an AWS account.
-struct Ground {
-    aws: Aws,
-    proxy: FaultProxy,
-    to_aws: Forward,
-    to_api: Forward,
-    node: Node,
-    plane: ControlPlane,
+pub(crate) struct Ground {
+    pub(crate) aws: Aws,
+    pub(crate) proxy: FaultProxy,
+    pub(crate) to_aws: Forward,
+    pub(crate) to_api: Forward,
+    pub(crate) node: Node,
+    pub(crate) plane: ControlPlane,
 }
 
 /// A pod that has been made.
-struct Pod<'a> {
+pub(crate) struct Pod<'a> {
     ground: &'a Ground,
-    namespace: String,
-    name: String,
-    uid: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
 }
 
 /// A running process of the webhook.
@@ -81,12 +79,18 @@ impl Ground {
 
     /// One of its own, without the webhook yet.
     async fn without() -> Result<Self> {
+        let plane = ControlPlaneOptions::default().controllers().scheduler();
+        Self::on(plane, NodeOptions::default().sync_frequency(SYNC)).await
+    }
+
+    /// A cluster of that kind, with nothing of ours in it but the images.
+    pub(crate) async fn on(plane: ControlPlaneOptions, node: NodeOptions) -> Result<Self> {
         let localstack = LocalStack::shared().await?;
         let (aws, proxy) = (Aws::new(localstack.url()), FaultProxy::start(localstack.url())?);
         aws.create_secret("prod/db", r#"{"username": "app", "password": "one", "host": "db"}"#).await?;
         aws.put_parameter("/prod/app/log-level", ParameterType::SecureString, "info").await?;
-        let plane = ControlPlane::start(ControlPlaneOptions::default().controllers().scheduler()).await?;
-        let node = Node::start(&plane, NodeOptions::default().sync_frequency(SYNC)).await?;
+        let plane = ControlPlane::start(plane).await?;
+        let node = Node::start(&plane, node).await?;
         let (to_aws, to_api) = (Forward::to(&proxy.url())?, Forward::to(&plane.api().url())?);
         let ground = Self { aws, proxy, to_aws, to_api, node, plane };
         ground.import_images().await?;
@@ -94,16 +98,8 @@ impl Ground {
     }
 
     async fn import_images(&self) -> Result<()> {
-        // Authorities to know AWS by, as in the images; AWS is without TLS here, and so any will do.
-        let authorities = fs::read(self.plane.folder().join("ca.crt"))?;
-        let program = Program::new("coffer-injector").path()?;
-        let image = Image::new(IMAGE).program("/coffer-injector", &program)?.libraries_of(&program)?;
-        self.node.import_image(image.entrypoint(["/coffer-injector"])).await?;
-        let program =
-            Program::new("static/coffer").path().context("`tests/run cluster` makes it: static_sidecar there")?;
-        let image = Image::new(SIDECAR).program("/coffer", &program)?;
-        let image = image.file("/etc/ssl/certs/ca-certificates.crt", authorities).entrypoint(["/coffer"]);
-        self.node.import_image(image).await
+        self.node.import_shipped(Image::shipped("coffer-injector")?).await?;
+        self.node.import_shipped(Image::shipped("coffer")?).await
     }
 
     /// Applies manifests, with what is elsewhere here than in a cluster on AWS and nothing else.
@@ -139,7 +135,7 @@ impl Ground {
     }
 
     /// Waits until that many replicas of the newest kind serve and no others are there, and the API server knows them.
-    async fn rolled_out(&self, replicas: usize) -> Result<()> {
+    pub(crate) async fn rolled_out(&self, replicas: usize) -> Result<()> {
         let api = self.plane.api();
         let deployment = format!("/apis/apps/v1/namespaces/{SYSTEM}/deployments/{NAME}");
         let serves = eventually(ROLLED_OUT, async || {
@@ -175,7 +171,7 @@ impl Ground {
     }
 
     /// What the webhook's processes have said.
-    async fn said(&self) -> String {
+    pub(crate) async fn said(&self) -> String {
         let logs = ["logs", "--namespace", SYSTEM, "--selector", "app.kubernetes.io/name=coffer-injector", "--prefix"];
         let said = self.plane.kubectl(logs).await.unwrap_or_else(|error| format!("{error:#}"));
         let pods = self.plane.kubectl(["describe", "pods", "--namespace", SYSTEM]).await.unwrap_or_default();
@@ -213,7 +209,7 @@ impl Ground {
     }
 
     /// A new namespace with these labels, in which the service account `api` has the role of that name.
-    async fn namespace(&self, labels: Value) -> Result<String> {
+    pub(crate) async fn namespace(&self, labels: Value) -> Result<String> {
         let name = unique_name("shop");
         let api = self.plane.api();
         api.create("/api/v1/namespaces", &json!({"metadata": {"name": name, "labels": labels}})).await?;
@@ -223,7 +219,7 @@ impl Ground {
     }
 
     /// A new namespace in which an annotated pod is made with its secrets or not at all.
-    async fn required(&self) -> Result<String> {
+    pub(crate) async fn required(&self) -> Result<String> {
         self.namespace(json!({"coffer.dev/injection": "required"})).await
     }
 
@@ -236,7 +232,7 @@ impl Ground {
         eventually(SOON, async || api.get(&roots).await).await.map(drop)
     }
 
-    async fn create(&self, namespace: &str, pod: &Value) -> Result<Pod<'_>> {
+    pub(crate) async fn create(&self, namespace: &str, pod: &Value) -> Result<Pod<'_>> {
         let made = self.plane.api().create(&format!("/api/v1/namespaces/{namespace}/pods"), pod).await?;
         Pod::of(self, &made)
     }
@@ -284,12 +280,12 @@ impl<'a> Pod<'a> {
         Ok(Self { ground, namespace: text("namespace")?, name: text("name")?, uid: text("uid")? })
     }
 
-    async fn object(&self) -> Result<Value> {
+    pub(crate) async fn object(&self) -> Result<Value> {
         self.ground.plane.api().get(&format!("/api/v1/namespaces/{}/pods/{}", self.namespace, self.name)).await
     }
 
     /// Waits until it runs: and so until the sidecar has published its files.
-    async fn runs(&self) -> Result<Value> {
+    pub(crate) async fn runs(&self) -> Result<Value> {
         self.becomes("Running").await
     }
 
@@ -305,12 +301,12 @@ impl<'a> Pod<'a> {
     }
 
     /// Runs a line of shell in its container `app`.
-    async fn shell(&self, script: &str) -> Result<String> {
+    pub(crate) async fn shell(&self, script: &str) -> Result<String> {
         self.ground.node.exec(&self.namespace, &self.name, "app", &["sh", "-c", script]).await
     }
 
     /// What a file of its volume holds, as the application reads it.
-    async fn read(&self, file: &str) -> Result<String> {
+    pub(crate) async fn read(&self, file: &str) -> Result<String> {
         self.shell(&format!("cat /run/secrets/coffer/{file}")).await
     }
 
@@ -327,7 +323,7 @@ impl<'a> Pod<'a> {
 }
 
 /// A pod with these annotations whose application is not root and sleeps; nothing in it that need not be.
-fn pod(annotations: &Value) -> Value {
+pub(crate) fn pod(annotations: &Value) -> Value {
     json!({
         "metadata": {"generateName": "app-", "annotations": annotations},
         "spec": {
@@ -344,7 +340,7 @@ fn pod(annotations: &Value) -> Value {
 }
 
 /// What asks for one file, `password`, and has the sidecar look for a change each second.
-fn asks_for_password() -> Value {
+pub(crate) fn asks_for_password() -> Value {
     json!({
         "coffer.dev/inject": "true",
         "coffer.dev/region": bed::aws::REGION,

@@ -1,5 +1,7 @@
 //! What the webhook puts into every pod, wherever its code runs.
 
+use std::path::{Component, Path};
+
 use coffer_injector::webhook::annotations::check_image;
 use coffer_injector::webhook::mutation::Settings;
 
@@ -19,6 +21,11 @@ pub(super) struct PodArguments {
     /// The user that Coffer's containers run as; `none` leaves it to the cluster, as OpenShift has it
     #[arg(long, value_name = "UID", default_value = "10002", value_parser = user)]
     run_as_user: User,
+
+    /// The seccomp profile of Coffer's containers, a file in the kubelet's folder `seccomp` of every node, such as
+    /// profiles/coffer.json [default: the container runtime's own]
+    #[arg(long, value_name = "FILE", value_parser = profile)]
+    seccomp_profile: Option<String>,
 
     /// A variable of every container of Coffer's, such as AWS_USE_FIPS_ENDPOINT=true; no secrets: every pod shows it
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
@@ -64,6 +71,7 @@ impl PodArguments {
             image: self.image.as_deref().unwrap_or(image).to_owned(),
             pull_policy: self.image_pull_policy.clone(),
             run_as_user: self.run_as_user.0,
+            seccomp_profile: self.seccomp_profile.clone(),
             env: self.container_env.clone(),
             token_audience: self.token_audience.clone(),
         }
@@ -83,6 +91,17 @@ fn user(text: &str) -> Result<User, String> {
             Some(user) => Ok(User(Some(user))),
             None => Err("takes the number of a user that is not root, or `none`".to_owned()),
         },
+    }
+}
+
+/// As Kubernetes takes it: with a wrong one every pod would fail.
+fn profile(text: &str) -> Result<String, String> {
+    let below = Path::new(text).components().all(|part| matches!(part, Component::Normal(_)));
+    match below && !text.is_empty() {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("takes a path below the kubelet's folder `seccomp`, without `/` before it and without `..`".to_owned())
+        }
     }
 }
 
@@ -137,6 +156,9 @@ mod tests {
             ("--image=A", "is no reference of an image"),
             ("--run-as-user=0", "not root, or `none`"),
             ("--run-as-user=4294967295", "not root, or `none`"),
+            ("--seccomp-profile=/var/lib/kubelet/seccomp/coffer.json", "below the kubelet's folder"),
+            ("--seccomp-profile=../coffer.json", "without `..`"),
+            ("--seccomp-profile=", "below the kubelet's folder"),
             ("--container-env=A", "takes NAME=VALUE"),
             ("--container-env=1A=b", "the name of letters"),
             ("--container-env=POD_NAME=x", "by its annotations"),

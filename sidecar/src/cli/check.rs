@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coffer::spec::{Config, Content, FileSpec, Naming, VolumeSpec};
+use coffer::spec::{Config, Content, FileSpec, Naming, VolumeSpec, schema};
 use coffer_runtime::process::Exit;
 
 use super::{ConfigArgument, answer, complain};
@@ -12,10 +12,18 @@ use super::{ConfigArgument, answer, complain};
 pub(super) struct Check {
     #[command(flatten)]
     config: ConfigArgument,
+
+    /// Print the JSON Schema of config files instead, for editors, and check none
+    #[arg(long)]
+    schema: bool,
 }
 
 impl Check {
     pub(super) fn run(self) -> Exit {
+        if self.schema {
+            answer(&format!("{:#}", schema()));
+            return Exit::Done;
+        }
         match self.config.file().load() {
             Ok(config) => {
                 answer(&summary(&self.config.config.display().to_string(), &config));

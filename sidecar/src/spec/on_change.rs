@@ -283,6 +283,11 @@ impl Signal {
         ]
     };
 
+    /// The names of all, without `SIG`.
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().map(|signal| signal.name)
+    }
+
     /// Its number, as the kernel takes it.
     #[must_use]
     pub fn number(self) -> rustix::process::Signal {

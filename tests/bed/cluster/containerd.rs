@@ -74,17 +74,22 @@ impl Containerd {
         let path = tempfile::Builder::new().suffix(".tar").tempfile_in(&self.folder)?.into_temp_path();
         let file = File::create(&path)?;
         let image = spawn_blocking(move || image.write(file).map(|()| image)).await??;
+        self.import_archive(image.name(), &path).await
+    }
+
+    /// Imports what is in an archive, in place of what has its name.
+    pub(super) async fn import_archive(&self, name: &str, path: &Path) -> Result<()> {
         let output = Command::new(&self.ctr)
             .args(["--address".as_ref(), self.socket.as_os_str()])
             .args(["--namespace", "k8s.io", "images", "import"])
-            .arg(&path)
+            .arg(path)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()
             .await
             .context("cannot run ctr")?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "cannot import {}: {}", image.name(), said.trim());
+        ensure!(output.status.success(), "cannot import {name}: {}", said.trim());
         Ok(())
     }
 
@@ -102,6 +107,11 @@ impl Containerd {
             Err(error) => Err(error.context(component.last_words())),
         }
     }
+}
+
+/// Where it keeps what runc is given for a container.
+pub(super) fn bundle(folder: &Path, id: &str) -> PathBuf {
+    folder.join("containerd/state/io.containerd.runtime.v2.task/k8s.io").join(id)
 }
 
 fn socket(folder: &Path) -> PathBuf {

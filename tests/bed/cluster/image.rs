@@ -3,13 +3,23 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tempfile::TempPath;
+
+use crate::Program;
 
 /// What a tar file is made of.
 const BLOCK: usize = 512;
+
+/// The builder of the images that are shipped.
+const BUILDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/images/build");
+
+/// The version of all our programs, which is the tag of their images.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// An image of one layer, about to be imported by [`Node::import_image`](super::Node::import_image).
 #[derive(Clone, Debug)]
@@ -18,6 +28,14 @@ pub struct Image {
     entries: Vec<Entry>,
     entrypoint: Vec<String>,
     command: Vec<String>,
+}
+
+/// The image of one of our programs, as `deploy/images/build` makes it: about to be imported by
+/// [`Node::import_shipped`](super::Node::import_shipped).
+#[derive(Debug)]
+pub struct Shipped {
+    name: String,
+    archive: TempPath,
 }
 
 #[derive(Clone, Debug)]
@@ -44,6 +62,33 @@ impl Image {
         Self { name: name.to_owned(), entries, entrypoint, command }.add("tmp", 0o1777, Content::Folder)
     }
 
+    /// The image of `coffer`, `coffer-injector` or `coffer-kms` under the name that our manifests have for it.
+    ///
+    /// The program in it is the static one that `tests/run` puts into `static/` of the build folder: not of the release
+    /// profile, but else as it is shipped.
+    ///
+    /// # Errors
+    /// When there is no such program, or the builder says no.
+    pub fn shipped(program: &str) -> Result<Shipped> {
+        Self::shipped_as(program, &format!("{program}:{VERSION}"))
+    }
+
+    /// The same under another name, such as that of a registry.
+    ///
+    /// # Errors
+    /// When there is no such program, or the builder says no.
+    pub fn shipped_as(program: &str, name: &str) -> Result<Shipped> {
+        let binary = Program::new(&format!("static/{program}")).path();
+        let binary = binary.context("`tests/run cluster` makes it: static_programs there")?;
+        let archive = tempfile::Builder::new().prefix("coffer-image-").suffix(".tar").tempfile()?.into_temp_path();
+        let mut builder = Command::new(BUILDER);
+        builder.args([program, "--name", name]).arg("--binary").arg(binary).arg("--output").arg(&archive);
+        // The time of the last commit would be as good, where there is one.
+        let made = builder.env("SOURCE_DATE_EPOCH", "0").output().context("cannot run deploy/images/build")?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr).trim());
+        Ok(Shipped { name: name.to_owned(), archive })
+    }
+
     /// Its name, as a pod tells it.
     pub fn name(&self) -> &str {
         &self.name
@@ -63,7 +108,7 @@ impl Image {
 
     /// Adds the libraries that a program of this machine is linked to, where it looks for them.
     pub fn libraries_of(self, program: &Path) -> Result<Self> {
-        let listed = std::process::Command::new("ldd").arg(program).output().context("cannot run ldd")?;
+        let listed = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
         let text = String::from_utf8(listed.stdout)?;
         ensure!(listed.status.success(), "ldd {}: {text}", program.display());
         // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, and the loader by its path alone.
@@ -120,6 +165,18 @@ impl Image {
     }
 }
 
+impl Shipped {
+    /// Its name, as a pod tells it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The archive, which goes with it.
+    pub(super) fn archive(&self) -> &Path {
+        &self.archive
+    }
+}
+
 impl Entry {
     /// Writes it as tar has it, in the ustar format.
     fn write(&self, to: &mut impl Write) -> Result<()> {
@@ -162,7 +219,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
 
     use super::*;
 

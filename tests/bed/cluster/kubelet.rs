@@ -23,6 +23,11 @@ pub(super) const FOLDER: &str = "/var/lib/kubelet";
 /// A start takes a few seconds.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 
+/// Where it finds the pods that no API server has told it of.
+pub(super) fn static_pods(room: &Room) -> PathBuf {
+    room.folder().join("static-pods")
+}
+
 /// How a node's kubelet is started, again and again.
 #[derive(Debug)]
 pub(super) struct Kubelet {
@@ -49,6 +54,8 @@ impl Kubelet {
         let kubeconfig = folder.join("kubelet.kubeconfig");
         let resolver = folder.join("resolv.conf");
         fs::write(&resolver, "")?;
+        let static_pods = static_pods(room);
+        fs::create_dir(&static_pods)?;
         fs::write(&kubeconfig, credentials.kubeconfig_of_node(node)?)?;
         let text = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -71,6 +78,7 @@ impl Kubelet {
             "failSwapOn": false,
             "syncFrequency": format!("{}ms", sync_frequency.as_millis()),
             "resolvConf": resolver,
+            "staticPodPath": static_pods,
             "volumePluginDir": folder.join("volume-plugins"),
             // The machine's rules are not the node's to change.
             "makeIPTablesUtilChains": false,

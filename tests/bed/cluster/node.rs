@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::containerd::{self, Containerd};
 use super::kubectl::Kubectl;
 use super::kubelet::{self, Kubelet};
 use super::room::Room;
-use super::{Api, ControlPlane, Image};
+use super::{Api, ControlPlane, Image, Shipped};
 use crate::csi::{Mount, mounts};
 use crate::{Proc, Program, eventually, own_address};
 
@@ -151,6 +152,27 @@ impl Node {
         self.kubelet_dir().join("pods").join(uid)
     }
 
+    /// Where the kubelet finds static pods, `/etc/kubernetes/manifests` on a node of kubeadm's.
+    pub fn static_pods(&self) -> PathBuf {
+        kubelet::static_pods(&self.room)
+    }
+
+    /// Has the kubelet know a seccomp profile: as `profiles/NAME` in a pod's `localhostProfile`.
+    pub fn add_seccomp_profile(&self, name: &str, profile: &str) -> Result<()> {
+        let folder = self.inside(&self.kubelet_dir().join("seccomp/profiles"));
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(name), profile).with_context(|| format!("cannot write {name}"))
+    }
+
+    /// What the runtime was told of a container by the kubelet, as the specification of the Open Container Initiative has
+    /// it.
+    pub fn container_spec(&self, id: &str) -> Result<Value> {
+        let id = id.trim_start_matches("containerd://");
+        let path = containerd::bundle(self.room.folder(), id).join("config.json");
+        let text = fs::read(self.inside(&path)).with_context(|| format!("container {id} has no bundle"))?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
     /// How a path that the node's own processes see is reached from here, through all that is mounted.
     pub fn inside(&self, path: &Path) -> PathBuf {
         self.room.inside(path)
@@ -181,6 +203,11 @@ impl Node {
     /// Imports an image, for pods to name; they must not insist on pulling it.
     pub async fn import_image(&self, image: Image) -> Result<()> {
         self.containerd.import(image).await
+    }
+
+    /// Imports an image that is shipped, from the archive that its builder made.
+    pub async fn import_shipped(&self, image: Shipped) -> Result<()> {
+        self.containerd.import_archive(image.name(), image.archive()).await
     }
 
     /// What is mounted under the kubelet's folder for a pod, by its UID.

@@ -2,25 +2,19 @@
 //! there and no others, under a kubelet that knows nothing of tests.
 
 use anyhow::{Context, Result, ensure};
-use bed::{ControlPlaneOptions, Program, cluster::Image, eventually};
+use bed::{ControlPlaneOptions, cluster::Image, eventually};
 use serde_json::json;
 
 use super::{Ground, MANIFESTS};
 use crate::fixture::SOON;
 
-/// The image, the namespace and the name in the manifest.
-const IMAGE: &str = "coffer-injector:0.1.0";
+/// The namespace and the name in the manifest.
 const SYSTEM: &str = "kube-system";
 const NAME: &str = "coffer-csi";
 
 /// Starts the DaemonSet and waits until it serves.
 async fn deploy(ground: &Ground) -> Result<()> {
-    let program = Program::new("coffer-injector").path()?;
-    let image = Image::new(IMAGE).program("/coffer-injector", &program)?.libraries_of(&program)?;
-    // Authorities to know AWS by, as in the Dockerfile; AWS is without TLS here, and so any will do.
-    let authorities = std::fs::read(ground.plane.folder().join("ca.crt"))?;
-    let image = image.file("/etc/ssl/certs/ca-certificates.crt", authorities).entrypoint(["/coffer-injector"]);
-    ground.node.import_image(image).await?;
+    ground.node.import_shipped(Image::shipped("coffer-injector")?).await?;
     ground.plane.kubectl(["apply", "--filename", &format!("{MANIFESTS}/driver.yaml")]).await?;
     let url = ground.plane.api().url();
     let (host, port) = url.trim_start_matches("https://").split_once(':').context("no port")?;

@@ -16,19 +16,19 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// What came of them.
 #[derive(Debug, Default)]
-pub(super) struct Made {
+pub(crate) struct Made {
     /// Those that were made with the sidecar.
-    pub(super) injected: usize,
+    pub(crate) injected: usize,
     /// When one was made without it.
-    pub(super) bare: Vec<Instant>,
+    pub(crate) bare: Vec<Instant>,
     /// When one was not made, and why.
-    pub(super) refused: Vec<(Instant, String)>,
+    pub(crate) refused: Vec<(Instant, String)>,
 }
 
 impl Ground {
     /// Makes annotated pods in some namespaces while something else goes on, and lets each go again. They are kept from
     /// being scheduled: it is about their admission alone.
-    pub(super) async fn while_pods_are_made<T>(
+    pub(crate) async fn while_pods_are_made<T>(
         &self,
         namespaces: &[&str],
         something: impl Future<Output = Result<T>>,
@@ -79,7 +79,7 @@ impl Ground {
 
 impl Made {
     /// Checks that all were made with the sidecar, and that there were enough of them to tell.
-    pub(super) fn all_injected(&self, least: usize) -> Result<()> {
+    pub(crate) fn all_injected(&self, least: usize) -> Result<()> {
         let first = self.refused.first().map_or("", |(_, why)| why);
         ensure!(self.refused.is_empty(), "{} of {} were refused: {first}", self.refused.len(), self.injected);
         ensure!(self.bare.is_empty(), "{} were made without the sidecar", self.bare.len());

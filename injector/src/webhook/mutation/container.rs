@@ -161,7 +161,11 @@ impl Frame<'_> {
         security.insert("allowPrivilegeEscalation".to_owned(), json!(false));
         security.insert("readOnlyRootFilesystem".to_owned(), json!(true));
         security.insert("capabilities".to_owned(), json!({ "drop": ["ALL"] }));
-        security.insert("seccompProfile".to_owned(), json!({ "type": "RuntimeDefault" }));
+        let profile = match &self.settings.seccomp_profile {
+            Some(file) => json!({ "type": "Localhost", "localhostProfile": file }),
+            None => json!({ "type": "RuntimeDefault" }),
+        };
+        security.insert("seccompProfile".to_owned(), profile);
         Value::Object(security)
     }
 

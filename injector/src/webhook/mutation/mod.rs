@@ -52,6 +52,8 @@ pub struct Settings {
     pub pull_policy: Option<String>,
     /// The user that our containers run as where nothing else is needed; `None` leaves it to the namespace, as OpenShift has it.
     pub run_as_user: Option<u32>,
+    /// The seccomp profile of our containers, a file in the kubelet's folder of them; `None` for the runtime's own.
+    pub seccomp_profile: Option<String>,
     /// Variables of every container of ours, such as `AWS_USE_FIPS_ENDPOINT`.
     pub env: Vec<(String, String)>,
     /// The audience of tokens that are shown to STS.

@@ -16,6 +16,7 @@ fn settings() -> Settings {
         image: "coffer:0.1.0".to_owned(),
         pull_policy: None,
         run_as_user: Some(10002),
+        seccomp_profile: None,
         env: Vec::new(),
         token_audience: "sts.amazonaws.com".to_owned(),
     }

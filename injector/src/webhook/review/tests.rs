@@ -11,6 +11,7 @@ fn reviewer() -> Reviewer {
         image: "registry.example/coffer:1".to_owned(),
         pull_policy: None,
         run_as_user: Some(10002),
+        seccomp_profile: None,
         env: Vec::new(),
         token_audience: "sts.amazonaws.com".to_owned(),
     };

@@ -51,6 +51,7 @@ async fn whichever_certificate_is_current_is_shown() {
         image: "coffer:1".to_owned(),
         pull_policy: None,
         run_as_user: None,
+        seccomp_profile: None,
         env: Vec::new(),
         token_audience: "sts.amazonaws.com".to_owned(),
     };

@@ -3,11 +3,36 @@
 use super::super::yaml::Node;
 use super::super::{EnvName, EnvSpec, Place, Reference};
 use super::fields::{Fields, Problems, list, text};
-use super::inherited::{Inherited, inherited};
-use super::volume::wanted;
-use crate::render::Selector;
+use super::inherited::{EXTERNAL_ID_KEY, Inherited, inherited, region_key, role_arn_key};
+use super::table::{Demands, Mapping, REFERENCE, Setting, Takes, Without};
+use super::volume::{SELECT_KEY, wanted};
+use crate::render::{Format, Selector};
 
-const KEYS: &[&str] = &["name", "from", "select", "format", "region", "role_arn", "external_id"];
+pub(super) static VARIABLE: Mapping = Mapping {
+    id: "variable",
+    what: "a variable",
+    meaning: "A variable of the environment of what `coffer exec` runs",
+    keys: &[
+        Setting {
+            name: "name",
+            takes: Takes::Text("a text without `=`"),
+            without: Without::Refused,
+            meaning: "What the variable is called",
+        },
+        Setting { name: "from", takes: REFERENCE, without: Without::Refused, meaning: "The secret or the parameter" },
+        SELECT_KEY,
+        Setting {
+            name: "format",
+            takes: Takes::Word(|| Format::ALL.iter().map(ToString::to_string).collect()),
+            without: Without::Text("raw"),
+            meaning: "How the value is written",
+        },
+        region_key("that of the top"),
+        role_arn_key("that of the top"),
+        EXTERNAL_ID_KEY,
+    ],
+    demands: Demands::Nothing,
+};
 
 /// The list below `env:`.
 pub(super) fn env(node: Node, above: &Inherited, problems: &mut Problems) -> Option<Vec<EnvSpec>> {
@@ -26,7 +51,7 @@ pub(super) fn env(node: Node, above: &Inherited, problems: &mut Problems) -> Opt
 
 fn one(node: Node, above: &Inherited, problems: &mut Problems) -> Option<EnvSpec> {
     let place = node.place;
-    let mut fields = Fields::of(node, "a variable", KEYS, problems)?;
+    let mut fields = Fields::of(node, &VARIABLE, problems)?;
     let region_here = fields.place_of("region");
     let inherited = inherited(&mut fields, above, problems);
     let select = fields.take("select").and_then(|node| {

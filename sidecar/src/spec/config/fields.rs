@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::super::yaml::{Key, Kind, Node};
 use super::super::{Place, nearest};
 use super::Problem;
+use super::table::Mapping;
 
 /// The mistakes found so far.
 #[derive(Default)]
@@ -28,7 +29,12 @@ impl Problems {
 pub(super) struct Fields(Vec<(Key, Node)>);
 
 impl Fields {
-    pub(super) fn of(node: Node, what: &str, known: &[&str], problems: &mut Problems) -> Option<Self> {
+    pub(super) fn of(node: Node, mapping: &Mapping, problems: &mut Problems) -> Option<Self> {
+        Self::among(node, mapping.what, &mapping.names(), problems)
+    }
+
+    /// The same for a mapping that takes not all keys of its table, or has a name of its own.
+    pub(super) fn among(node: Node, what: &str, known: &[&str], problems: &mut Problems) -> Option<Self> {
         let entries = match node.kind {
             Kind::Map(entries) => entries,
             other => {

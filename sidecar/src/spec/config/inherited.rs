@@ -6,7 +6,40 @@ use coffer_runtime::aws::{check_region, is_role_arn};
 use super::super::RoleStep;
 use super::super::yaml::{Kind, Node};
 use super::fields::{Fields, Problems, text};
+use super::table::{Setting, Takes, Without};
 use crate::file::Mode;
+
+pub(super) const fn region_key(without: &'static str) -> Setting {
+    let form = "^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$";
+    Setting {
+        name: "region",
+        takes: Takes::Form("the name of an AWS region", form, "eu-west-1"),
+        without: Without::Says(without),
+        meaning: "Where AWS is asked",
+    }
+}
+
+pub(super) const fn role_arn_key(without: &'static str) -> Setting {
+    let form = "^arn:[A-Za-z0-9_-]+:iam::[0-9]{12}:role/.+$";
+    Setting {
+        name: "role_arn",
+        takes: Takes::Form("the ARN of a role", form, "arn:aws:iam::123456789012:role/app"),
+        without: Without::Says(without),
+        meaning: "The role that is assumed before AWS is asked",
+    }
+}
+
+pub(super) const EXTERNAL_ID_KEY: Setting = Setting {
+    name: "external_id",
+    takes: Takes::Text("a text, beside `role_arn`"),
+    without: Without::Nothing,
+    meaning: "What the role's trust policy asks for as `sts:ExternalId`",
+};
+
+pub(super) const fn mode_key(without: Without) -> Setting {
+    let meaning = "The permission bits of files; with a leading zero, for YAML takes 440 for a decimal number";
+    Setting { name: "mode", takes: Takes::Mode, without, meaning }
+}
 
 /// Settings that a volume takes from the top, and a file from its volume, unless it has its own.
 #[derive(Clone, Default)]

@@ -4,8 +4,11 @@ mod api;
 mod env;
 mod fields;
 mod inherited;
+mod listeners;
 mod on_change;
 mod push;
+mod schema;
+mod table;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -17,16 +20,20 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use self::api::ApiSpec;
-use self::api::api;
-use self::env::env;
+use self::api::{API, api};
+use self::env::{VARIABLE, env};
 use self::fields::{Fields, Problems, address, duration, list};
-use self::inherited::{Inherited, inherited};
+use self::inherited::{EXTERNAL_ID_KEY, Inherited, inherited, mode_key, region_key, role_arn_key};
+use self::listeners::{Listener, Listeners, Serves};
 use self::on_change::{on_change, refuse_touching};
-use self::push::push;
+use self::push::{PUSH, push};
 pub use self::push::{PushSpec, QueueUrl};
-use self::volume::{Body, read_contents, read_volume};
+pub use self::schema::schema;
+use self::table::{Demands, Mapping, Setting, Takes, Without};
+use self::volume::{Body, VOLUME, read_contents, read_volume};
 use super::yaml::{self, Kind, Node};
 use super::{EnvSpec, OnChange, Place, VolumeSpec};
+use crate::file::Mode;
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(60);
 /// A shorter interval would spend Parameter Store's 40 calls a second on a few dozen pods.
@@ -70,9 +77,13 @@ pub struct RateLimits {
     pub parameterstore: f64,
 }
 
+impl RateLimits {
+    const DEFAULT: Self = Self { secretsmanager: 25.0, parameterstore: 5.0 };
+}
+
 impl Default for RateLimits {
     fn default() -> Self {
-        Self { secretsmanager: 25.0, parameterstore: 5.0 }
+        Self::DEFAULT
     }
 }
 
@@ -220,24 +231,26 @@ impl OnChange {
 
 fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Option<Config> {
     let place = root.place;
-    let mut top = Fields::of(root, "the config file", TOP_KEYS, problems)?;
+    let mut top = Fields::of(root, &TOP, problems)?;
     let inherited = inherited(&mut top, &Inherited::default(), problems);
     let refresh =
         top.take("refresh").and_then(|node| duration(&node, "refresh", REFRESH, problems)).unwrap_or(DEFAULT_REFRESH);
-    let listen = top.take("listen").and_then(|node| address(&node, "listen", problems));
+    let mut listeners = Listeners::default();
+    let listen = top.take("listen").and_then(|node| Some((node.place, address(&node, "listen", problems)?)));
+    let (at, address_of_names) = listen.unwrap_or((place, DEFAULT_LISTEN));
+    let written = listen.is_some();
+    listeners.add(Listener { of: Serves::Names, address: address_of_names, place: at, written }, problems);
+    let listen = listen.map(|(_, address)| address);
     let rate_limits = top.take("rate_limits").and_then(|node| rate_limits(node, problems)).unwrap_or_default();
     let probes = top.take("probes").and_then(|node| {
-        let probes = address(&node, "probes", problems)?;
-        if probes == listen.unwrap_or(DEFAULT_LISTEN) {
-            let fix = "choose another port for one of them";
-            problems.add(node.place, format!("`probes: {probes}` is where `listen` serves names already; {fix}"));
-        }
-        Some(probes)
+        let address = address(&node, "probes", problems)?;
+        listeners.add(Listener { of: Serves::Probes, address, place: node.place, written: true }, problems);
+        Some(address)
     });
     let push = top.take("push").and_then(|node| push(node, problems));
     // Also where they hold nothing but mistakes, which are told for themselves.
     let has_others = top.has("env") || top.has("api");
-    let api = top.take("api").and_then(|node| api(node, &inherited, listen.unwrap_or(DEFAULT_LISTEN), problems));
+    let api = top.take("api").and_then(|node| api(node, &inherited, &mut listeners, problems));
     let env = top.take("env").and_then(|node| env(node, &inherited, problems)).unwrap_or_default();
     let volumes = match top.take("volumes") {
         Some(volumes) => {
@@ -281,23 +294,92 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
     Some(Config { region: inherited.region, listen, refresh, probes, rate_limits, push, api, env, volumes })
 }
 
-const TOP_KEYS: &[&str] = &[
-    "region",
-    "role_arn",
-    "external_id",
-    "mode",
-    "refresh",
-    "listen",
-    "probes",
-    "rate_limits",
-    "push",
-    "api",
-    "env",
-    "volumes",
-];
+static TOP: Mapping = Mapping {
+    id: "config",
+    what: "the config file",
+    meaning: "What `coffer` is to fetch, and where it is to go",
+    keys: &[
+        region_key("AWS_REGION, the profile or the instance"),
+        role_arn_key("the process's own identity"),
+        EXTERNAL_ID_KEY,
+        mode_key(Without::Mode(Mode::DEFAULT)),
+        Setting {
+            name: "refresh",
+            takes: Takes::Time(REFRESH),
+            without: Without::Time(DEFAULT_REFRESH),
+            meaning: "How often to look for changes, at the least; with a phase of its own for each instance",
+        },
+        Setting {
+            name: "listen",
+            takes: Takes::Address,
+            without: Without::Says("127.0.0.1:9465; with `coffer exec` nowhere"),
+            meaning: "Where /healthz, /readyz, /metrics, /status and /rotationz are served",
+        },
+        Setting {
+            name: "probes",
+            takes: Takes::Address,
+            without: Without::Says("nowhere"),
+            meaning: "Where /healthz, /readyz and /rotationz are served for a kubelet, without a name of anything",
+        },
+        Setting {
+            name: "rate_limits",
+            takes: Takes::Mapping(&RATE_LIMITS),
+            without: Without::Says("those of its keys"),
+            meaning: "How fast AWS may be asked",
+        },
+        Setting {
+            name: "push",
+            takes: Takes::Mapping(&PUSH),
+            without: Without::Says("changes are seen at the next look"),
+            meaning: "The queue that tells of changes",
+        },
+        Setting {
+            name: "api",
+            takes: Takes::Mapping(&API),
+            without: Without::Says("it is not served"),
+            meaning: "The API of AWS's agent; it keeps values in memory. `{}` takes its defaults",
+        },
+        Setting {
+            name: "env",
+            takes: Takes::List(&VARIABLE),
+            without: Without::Nothing,
+            meaning: "What `coffer exec` puts into the environment",
+        },
+        Setting {
+            name: "volumes",
+            takes: Takes::List(&VOLUME),
+            without: Without::Nothing,
+            meaning: "The directories of files; needed where there is neither `env` nor `api`",
+        },
+    ],
+    demands: Demands::Some(&["volumes", "env", "api"]),
+};
+
+const RATE: RangeInclusive<f64> = 0.1..=10_000.0;
+
+static RATE_LIMITS: Mapping = Mapping {
+    id: "rate_limits",
+    what: "`rate_limits`",
+    meaning: "Calls a second that are made at the most, for each account and region",
+    keys: &[
+        Setting {
+            name: "secretsmanager",
+            takes: Takes::Rate(RATE),
+            without: Without::Rate(RateLimits::DEFAULT.secretsmanager),
+            meaning: "Calls to Secrets Manager",
+        },
+        Setting {
+            name: "parameterstore",
+            takes: Takes::Rate(RATE),
+            without: Without::Rate(RateLimits::DEFAULT.parameterstore),
+            meaning: "Calls to Parameter Store",
+        },
+    ],
+    demands: Demands::Nothing,
+};
 
 fn rate_limits(node: Node, problems: &mut Problems) -> Option<RateLimits> {
-    let mut fields = Fields::of(node, "`rate_limits`", &["secretsmanager", "parameterstore"], problems)?;
+    let mut fields = Fields::of(node, &RATE_LIMITS, problems)?;
     let defaults = RateLimits::default();
     let mut rate = |key, default| {
         let Some(node) = fields.take(key) else { return default };
@@ -307,7 +389,7 @@ fn rate_limits(node: Node, problems: &mut Problems) -> Option<RateLimits> {
             Kind::Float(number) => number,
             _ => f64::NAN,
         };
-        if (0.1..=10_000.0).contains(&value) {
+        if RATE.contains(&value) {
             return value;
         }
         problems.add(node.place, format!("`{key}` takes calls a second, a number from 0.1 to 10000"));

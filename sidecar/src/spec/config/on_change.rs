@@ -8,9 +8,70 @@ use super::super::on_change::{Action, Means, OnChange, ProcessName, Recipient, S
 use super::super::yaml::{Kind, Node};
 use super::super::{Place, nearest};
 use super::fields::{Fields, Problems, absolute_path, boolean, duration, list, text};
+use super::table::{Demands, Mapping, Setting, Takes, Without};
 
 const MEANS: &[&str] = &["http", "signal", "exec", "touch"];
-const ACTION_KEYS: &[&str] = &["http", "signal", "exec", "touch", "timeout", "process", "pid_file", "first"];
+
+pub(super) static ACTION: Mapping = Mapping {
+    id: "action",
+    what: "an action",
+    meaning: "One way to tell the application of a new set",
+    keys: &[
+        Setting {
+            name: "http",
+            takes: Takes::Form(
+                "an address `http://` on loopback",
+                "^[Hh][Tt][Tt][Pp]://(127\\.[0-9.]+|\\[::1\\]|[Ll][Oo][Cc][Aa][Ll][Hh][Oo][Ss][Tt])([:/?].*)?$",
+                "http://127.0.0.1:8080/-/reload",
+            ),
+            without: Without::Nothing,
+            meaning: "A POST with names and versions as JSON",
+        },
+        Setting {
+            name: "signal",
+            takes: Takes::Word(|| Signal::names().flat_map(|name| [name.to_owned(), format!("SIG{name}")]).collect()),
+            without: Without::Nothing,
+            meaning: "A signal, to `process` or to what `pid_file` names",
+        },
+        Setting {
+            name: "exec",
+            takes: Takes::Command,
+            without: Without::Nothing,
+            meaning: "A command, without a shell and with no environment but PATH and COFFER_…",
+        },
+        Setting {
+            name: "touch",
+            takes: Takes::Path("a file outside of every volume"),
+            without: Without::Nothing,
+            meaning: "A file whose modification time is set to now; it is made where it is not there",
+        },
+        Setting {
+            name: "timeout",
+            takes: Takes::Time(TIMEOUT),
+            without: Without::Says("5s for `http`, 30s for `exec`; the others take none"),
+            meaning: "How long the action may take",
+        },
+        Setting {
+            name: "process",
+            takes: Takes::Text("the name of a program, without its path"),
+            without: Without::Nothing,
+            meaning: "Who gets the signal: every process of that name; in a pod it takes shareProcessNamespace",
+        },
+        Setting {
+            name: "pid_file",
+            takes: Takes::Path("the file with the process's number"),
+            without: Without::Nothing,
+            meaning: "Who gets the signal: the process whose number is in the file",
+        },
+        Setting {
+            name: "first",
+            takes: Takes::Boolean,
+            without: Without::No,
+            meaning: "Whether the first set of an empty volume is told too",
+        },
+    ],
+    demands: Demands::One(MEANS),
+};
 
 const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 const EXEC_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,7 +121,7 @@ fn read_action(node: Node, problems: &mut Problems) -> Option<Action> {
         problems.add(place, format!("`{word}` is not an action; write it as `{known}: {}`", example(known)));
         return None;
     }
-    let mut fields = Fields::of(node, "an action", ACTION_KEYS, problems)?;
+    let mut fields = Fields::of(node, &ACTION, problems)?;
     let first = fields.take("first").and_then(|node| boolean(&node, "first", problems)).unwrap_or(false);
     let mut means = MEANS.iter().filter_map(|kind| Some((*kind, fields.take(kind)?))).collect::<Vec<_>>().into_iter();
     let Some((kind, node)) = means.next() else {

@@ -9,15 +9,43 @@ use coffer_runtime::aws::is_region;
 use super::super::RoleStep;
 use super::super::yaml::Node;
 use super::fields::{Fields, Problems, duration, text};
-use super::inherited::{Inherited, inherited};
+use super::inherited::{EXTERNAL_ID_KEY, Inherited, inherited, region_key, role_arn_key};
+use super::table::{Demands, Mapping, Setting, Takes, Without};
 
 /// Enough to spread a fleet of hundreds over more than one of AWS's quota seconds, and too short
 /// for an application to notice.
 const DEFAULT_SPREAD: Duration = Duration::from_millis(500);
 const SPREAD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
-const KEYS: &[&str] = &["sqs", "role_arn", "external_id", "region", "spread"];
 /// Longest name of a queue, `.fifo` included (SQS API reference, CreateQueue, `QueueName`).
 const QUEUE_NAME_MAX: usize = 80;
+
+pub(super) static PUSH: Mapping = Mapping {
+    id: "push",
+    what: "`push`",
+    meaning: "The queue that tells of changes, so that they are fetched within a second or so",
+    keys: &[
+        Setting {
+            name: "sqs",
+            takes: Takes::Form(
+                "the URL of an SQS queue",
+                "^https?://[A-Za-z0-9.:\\[\\]-]+(/queue/[^/]+)?/[0-9]{12}/[A-Za-z0-9_-]+(\\.fifo)?$",
+                "https://sqs.eu-west-1.amazonaws.com/123456789012/coffer-push",
+            ),
+            without: Without::Refused,
+            meaning: "The queue to which EventBridge sends events of secrets and parameters; one for each process",
+        },
+        role_arn_key("the process's own identity"),
+        EXTERNAL_ID_KEY,
+        region_key("what the queue's URL says, or that of the top"),
+        Setting {
+            name: "spread",
+            takes: Takes::Time(SPREAD),
+            without: Without::Time(DEFAULT_SPREAD),
+            meaning: "Up to how long after an event the look comes, at random, so that a fleet does not ask in step",
+        },
+    ],
+    demands: Demands::Nothing,
+};
 
 /// An SQS queue to which EventBridge sends events of secrets and parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +142,7 @@ impl FromStr for QueueUrl {
 
 pub(super) fn push(node: Node, problems: &mut Problems) -> Option<PushSpec> {
     let place = node.place;
-    let mut fields = Fields::of(node, "`push`", KEYS, problems)?;
+    let mut fields = Fields::of(node, &PUSH, problems)?;
     let region_place = fields.place_of("region");
     let Inherited { region, role, .. } = inherited(&mut fields, &Inherited::default(), problems);
     let spread =

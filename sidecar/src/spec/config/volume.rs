@@ -1,6 +1,7 @@
 //! A volume of the config file, and its files.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,43 +10,162 @@ use super::super::{
     Access, Content, FileSpec, Naming, OnChange, Place, Reference, TLS_FILES, VolumeSpec, Wanted, nearest,
 };
 use super::fields::{Fields, Problems, absolute_path, boolean, duration, list, text};
-use super::inherited::{Inherited, inherited};
-use super::on_change::{DEBOUNCE, on_change};
+use super::inherited::{EXTERNAL_ID_KEY, Inherited, inherited, mode_key, region_key, role_arn_key};
+use super::on_change::{ACTION, DEBOUNCE, on_change};
+use super::table::{Demands, Mapping, REFERENCE, Setting, Takes, Without};
 use super::{REFRESH, Reader};
 use crate::file::{FileName, Mode, Owner};
 use crate::render::{Format, PEM, Selector, Template};
 
-const VOLUME_KEYS: &[&str] = &[
-    "path",
-    "files",
-    "region",
-    "role_arn",
-    "external_id",
-    "mode",
-    "refresh",
-    "uid",
-    "gid",
-    "values",
-    "on_change",
-    "debounce",
-];
+pub(super) static VOLUME: Mapping = Mapping {
+    id: "volume",
+    what: "a volume",
+    meaning: "A directory of files that are published together: all of a set at once, or none",
+    keys: &[
+        Setting {
+            name: "path",
+            takes: Takes::Path("the volume's directory"),
+            without: Without::Refused,
+            meaning: "Where it is; on a tmpfs, or with --allow-disk",
+        },
+        Setting {
+            name: "files",
+            takes: Takes::List(&FILE),
+            without: Without::Refused,
+            meaning: "What it holds; one file at the least",
+        },
+        region_key("that of the top"),
+        role_arn_key("that of the top"),
+        EXTERNAL_ID_KEY,
+        mode_key(Without::Says("that of the top")),
+        Setting {
+            name: "refresh",
+            takes: Takes::Time(REFRESH),
+            without: Without::Says("that of the top"),
+            meaning: "How often to look for changes, at the least",
+        },
+        Setting {
+            name: "uid",
+            takes: Takes::Count(IDS),
+            without: Without::Says("the user that Coffer runs as"),
+            meaning: "Whose the files are; takes the capability CHOWN",
+        },
+        Setting {
+            name: "gid",
+            takes: Takes::Count(IDS),
+            without: Without::Says("the group that the kernel gives a new file: with fsGroup in a pod, that"),
+            meaning: "Whose group the files have",
+        },
+        Setting {
+            name: "values",
+            takes: Takes::Named(&VALUE),
+            without: Without::Nothing,
+            meaning: "What the templates of this volume name",
+        },
+        Setting {
+            name: "on_change",
+            takes: Takes::List(&ACTION),
+            without: Without::Says("nobody is told"),
+            meaning: "Whom to tell of a new set, once for each and in this order, again while it fails",
+        },
+        Setting {
+            name: "debounce",
+            takes: Takes::Time(DEBOUNCE),
+            without: Without::Time(OnChange::DEFAULT_DEBOUNCE),
+            meaning: "Sets that follow one another within this time are told as one",
+        },
+    ],
+    demands: Demands::Nothing,
+};
 /// Those that belong to a directory that a process of the pod keeps itself.
 const OF_A_PLACE: &[&str] = &["path", "on_change", "debounce"];
-const FILE_KEYS: &[&str] = &[
-    "name",
-    "from",
-    "select",
-    "format",
-    "template",
-    "template_file",
-    "mode",
-    "optional",
-    "recursive",
-    "separator",
-    "region",
-    "role_arn",
-    "external_id",
-];
+/// The highest value means "unchanged" to chown(2).
+const IDS: RangeInclusive<u64> = 0..=u32::MAX as u64 - 1;
+
+pub(super) static FILE: Mapping = Mapping {
+    id: "file",
+    what: "a file",
+    meaning: "A file of a volume, or one for each parameter under a path",
+    keys: &[
+        Setting {
+            name: "name",
+            takes: Takes::Text("a path within the volume; with a slash at its end the folder of several files"),
+            without: Without::Says("needed, but for a path of parameters and `format: pem`"),
+            meaning: "What the file is called",
+        },
+        Setting {
+            name: "from",
+            takes: REFERENCE,
+            without: Without::Nothing,
+            meaning: "The secret or the parameter; with a slash at its end all parameters under that path",
+        },
+        SELECT_KEY,
+        Setting {
+            name: "format",
+            takes: Takes::Word(|| {
+                let all = Format::ALL.iter().map(ToString::to_string);
+                all.chain([PEM.to_owned()]).collect()
+            }),
+            without: Without::Text("raw"),
+            meaning: "How the file is written; `pem` makes tls.crt, tls.key and ca.crt of one value",
+        },
+        Setting {
+            name: "template",
+            takes: Takes::Text("a template of Jinja2, strict about what is missing"),
+            without: Without::Nothing,
+            meaning: "The file's text, with names of the volume's `values`",
+        },
+        Setting {
+            name: "template_file",
+            takes: Takes::Text("the path of a file, from the config file's folder on"),
+            without: Without::Nothing,
+            meaning: "The file that holds the template",
+        },
+        mode_key(Without::Says("that of the volume")),
+        Setting {
+            name: "optional",
+            takes: Takes::Boolean,
+            without: Without::No,
+            meaning: "Whether the set is whole without it when AWS says that it does not exist",
+        },
+        Setting {
+            name: "recursive",
+            takes: Takes::Boolean,
+            without: Without::No,
+            meaning: "Whether parameters in deeper levels of the path are meant too",
+        },
+        Setting {
+            name: "separator",
+            takes: Takes::Text("a text that can be part of a file's name"),
+            without: Without::Says("the slashes make folders"),
+            meaning: "What stands for the slashes in the names of parameters under a path",
+        },
+        region_key("that of the volume"),
+        role_arn_key("that of the volume"),
+        EXTERNAL_ID_KEY,
+    ],
+    demands: Demands::One(&["from", "template", "template_file"]),
+};
+
+pub(super) const SELECT_KEY: Setting = Setting {
+    name: "select",
+    takes: Takes::Text("an expression of JMESPath"),
+    without: Without::Says("the whole value"),
+    meaning: "Which part of a value that is JSON",
+};
+
+pub(super) static VALUE: Mapping = Mapping {
+    id: "value",
+    what: "a value",
+    meaning: "What a name in a template stands for: a reference, or this mapping",
+    keys: &[
+        Setting { name: "from", takes: REFERENCE, without: Without::Refused, meaning: "The secret or the parameter" },
+        region_key("that of the volume"),
+        role_arn_key("that of the volume"),
+        EXTERNAL_ID_KEY,
+    ],
+    demands: Demands::Nothing,
+};
 
 /// The volume, and where its `on_change` stands.
 pub(super) fn read_volume(
@@ -56,7 +176,7 @@ pub(super) fn read_volume(
     problems: &mut Problems,
 ) -> Option<(Place, VolumeSpec)> {
     let place = node.place;
-    let mut fields = Fields::of(node, "a volume", VOLUME_KEYS, problems)?;
+    let mut fields = Fields::of(node, &VOLUME, problems)?;
     let path = match fields.take("path") {
         Some(node) => volume_path(&node, problems),
         None => {
@@ -96,8 +216,8 @@ pub(super) fn read_contents(
         Kind::List(_) => Node { place, kind: Kind::Map(vec![(Key { place, name: "files".to_owned() }, node)]) },
         _ => node,
     };
-    let known: Vec<&str> = VOLUME_KEYS.iter().copied().filter(|key| !OF_A_PLACE.contains(key)).collect();
-    let mut fields = Fields::of(node, "a volume without a place of its own", &known, problems)?;
+    let known: Vec<&str> = VOLUME.names().into_iter().filter(|key| !OF_A_PLACE.contains(key)).collect();
+    let mut fields = Fields::among(node, "a volume without a place of its own", &known, problems)?;
     read_body(place, &mut fields, &Inherited::default(), refresh, reader, problems)
 }
 
@@ -184,8 +304,7 @@ fn value(node: Node, name: &str, above: &Inherited, problems: &mut Problems) -> 
     let place = node.place;
     let (from, inherited, region_here) = match node.kind {
         Kind::Map(_) => {
-            let known = ["from", "region", "role_arn", "external_id"];
-            let mut fields = Fields::of(node, &format!("the value `{name}`"), &known, problems)?;
+            let mut fields = Fields::among(node, &format!("the value `{name}`"), &VALUE.names(), problems)?;
             let region_here = fields.place_of("region");
             let inherited = inherited(&mut fields, above, problems);
             let Some(from) = fields.take("from") else {
@@ -238,7 +357,7 @@ fn read_file(
     problems: &mut Problems,
 ) -> Option<FileSpec> {
     let place = node.place;
-    let mut fields = Fields::of(node, "a file", FILE_KEYS, problems)?;
+    let mut fields = Fields::of(node, &FILE, problems)?;
     let region_here = fields.place_of("region");
     let inherited_here = inherited(&mut fields, above, problems);
     let mode = inherited_here.mode.unwrap_or(Mode::DEFAULT);
@@ -434,8 +553,7 @@ fn separator_text(node: &Node, problems: &mut Problems) -> Option<String> {
 
 fn id(node: &Node, key: &str, problems: &mut Problems) -> Option<u32> {
     let number = match node.kind {
-        // The highest value means "unchanged" to chown(2).
-        Kind::Integer(number) => u32::try_from(number).ok().filter(|id| *id != u32::MAX),
+        Kind::Integer(number) => u32::try_from(number).ok().filter(|id| IDS.contains(&u64::from(*id))),
         _ => None,
     };
     if number.is_none() {

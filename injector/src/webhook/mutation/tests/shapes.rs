@@ -17,6 +17,7 @@ fn around(text: &str) -> (Settings, Surroundings) {
             ("no-native-sidecars", _) => surroundings.native_sidecars = false,
             ("role", role) => surroundings.role = Some(role.to_owned()),
             ("no-user", _) => settings.run_as_user = None,
+            ("seccomp", file) => settings.seccomp_profile = Some(file.to_owned()),
             ("env", pair) => {
                 let (name, value) = pair.split_once(':').unwrap();
                 settings.env.push((name.to_owned(), value.to_owned()));
