@@ -14,6 +14,9 @@ YAML = {"yaml", "yml"}
 # `NAME=value`, each a line: what goes into an environment.
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=\S.*")
 
+# What is wrong on purpose, so that it is seen that it is found.
+MISTAKES = Path(__file__).resolve().parent / "mistakes.md"
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -34,7 +37,7 @@ def guides():
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )
-    return sorted(ROOT / name for name in set(listed.stdout.splitlines()) if (ROOT / name).exists())
+    return sorted(ROOT / name for name in set(listed.stdout.splitlines()) if (ROOT / name).exists() and ROOT / name != MISTAKES)
 
 
 def blocks(guide):
@@ -82,6 +85,8 @@ def kind(block, commands):
         return "log"
     if all(VARIABLE.fullmatch(line) for line in lines):
         return "environment"
+    if re.match(r"fields @|filter |stats ", lines[0]):
+        return "query"
     if re.match(r"[\w./-]+", lines[0]) and first_word(lines[0]) in commands:
         return "shell"
     return None

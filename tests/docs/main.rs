@@ -57,8 +57,12 @@ async fn check(name: &str, arguments: &[&str]) -> Result<()> {
     });
     std::fs::write(&told, parts.to_string())?;
     let mut script = Command::new(SCRIPT);
-    script.arg(&told).args(arguments).current_dir(ROOT).stdin(Stdio::null());
-    let status = tokio::task::spawn_blocking(move || script.status()).await?.context("cannot run the script")?;
+    script.arg("--until-stdin-closes").arg(&told).args(arguments).current_dir(ROOT).stdin(Stdio::piped());
+    let mut script = script.spawn().with_context(|| format!("cannot run {SCRIPT}"))?;
+    // Its standard input, held open here, closes with this process, however that ends; and `wait` would close it.
+    let held = script.stdin.take();
+    let status = tokio::task::spawn_blocking(move || script.wait()).await??;
+    drop(held);
     plane.stop().await?;
     plugin.process.stop().await?;
     ensure!(status.success(), "{SCRIPT} found mistakes, see above");

@@ -18,7 +18,9 @@ import blocks
 FOREIGN = {
     "argoproj.io": "Argo CD is a program of its own",
     "cert-manager.io": "cert-manager is a program of its own",
+    "cilium.io": "Cilium is a program of its own",
     "crd.projectcalico.org": "Calico is a program of its own",
+    "external-secrets.io": "the External Secrets operator is a program of its own",
     "monitoring.coreos.com": "the Prometheus operator is a program of its own",
     "networking.istio.io": "Istio is a program of its own",
     "projectcalico.org": "Calico is a program of its own",
@@ -109,6 +111,8 @@ class Manifests:
             self._aws(place, "a task definition", ["ecs", "register-task-definition"], value)
         elif isinstance(value, dict) and {"defaultAction", "syscalls"} <= set(value):
             self._held(place, "tests/images", "seccomp")
+        elif isinstance(value, dict) and "_aws" in value:
+            self._metrics(place, value)
         elif isinstance(value, dict) and "$schema" in value:
             self._held(place, "deploy/docs/generate", "schema")
         else:
@@ -353,6 +357,13 @@ class Manifests:
 
         self.took(f"{what}, by the AWS command line tool's own model", place)
         self._later(place, read)
+
+    def _metrics(self, place, value):
+        """A line of the embedded metric format: what it declares is in it."""
+        for one in value["_aws"]["CloudWatchMetrics"]:
+            for name in [metric["Name"] for metric in one["Metrics"]] + [name for names in one["Dimensions"] for name in names]:
+                expect(name in value, f"{place}: {name} is declared, and not there")
+        self.took("metrics for CloudWatch: what a line declares is in it", place)
 
     def _template(self, place, text, path):
         if path is not None:

@@ -12,6 +12,7 @@ DOCKERFILE = set("ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL 
 
 # In every guide: the reader's own names, of which the text says so.
 VARIABLES = {"REGISTRY": "registry.example.com", "NODE": "node-1", "HOSTNAME": "node-1"}
+VARIABLES |= {f"{part}_DIGEST": f"sha256:{'0' * 64}" for part in ("INJECTOR", "COFFER", "KMS")}
 
 # A node, and namespace and service account as the examples have them.
 CLUSTER = """\
@@ -118,8 +119,12 @@ coffer-kms --key={KEY} --encryption-context=cluster=prod --write-format=local-ke
 }
 
 
+# Guides whose manifests the reader applies, one after the other.
+APPLIES = {f"deploy/docs/from-{whence}.md" for whence in ("ascp", "external-secrets", "secrets-store-driver", "vault-agent")}
+
+
 def of(guide):
-    return {"variables": VARIABLES, "before": BEFORE.get(guide, ""), "between": BETWEEN.get(guide, {})}
+    return {"variables": VARIABLES, "before": BEFORE.get(guide, ""), "between": BETWEEN.get(guide, {}), "applies": guide in APPLIES}
 
 
 def image_has(image, path):

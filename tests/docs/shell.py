@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from guides import PATIENCE, ROOT, Failure, expect, yaml
 
-import blocks
+import cluster
+import manifests
 import scenes
 
 STAND_IN = Path(__file__).resolve().parent / "stand_in"
@@ -27,7 +29,7 @@ REAL = (
 # What the stand-in is for: see there what is real behind it.
 STOOD_IN = (
     "aws coffer coffer-injector coffer-kms crictl curl docker etcd etcdctl etcdutl helm journalctl kops kubectl systemctl "
-    "systemd-sysusers"
+    "systemd-sysusers getent vault"
 ).split()
 # Scripts of the repository that do what takes too long here, and have a step of tests/run of their own.
 SCRIPTS = ("deploy/build", "deploy/local/demo", "tests/run")
@@ -66,6 +68,8 @@ class Shell:
 
     def __init__(self, bed):
         self.bed = bed
+        # Before anybody else.
+        self.cluster = cluster.Cluster(bed.kubeconfig)
         self.blocks = {}
         self.files = {}
         self.taken = {}
@@ -76,7 +80,8 @@ class Shell:
         self.blocks.setdefault(block.guide, []).append((block, kind))
 
     def file(self, block):
-        """A block whose first line is a comment with a file's name: the reader has it under that name."""
+        """A block of YAML or JSON; if its first line is a comment with a file's name, the reader has it under that name."""
+        self.blocks.setdefault(block.guide, []).append((block, "manifest"))
         if name := re.match(r"# ([\w-]+\.(?:ya?ml|json))\b", block.text):
             self.files.setdefault(block.guide, {})[name[1]] = block.text
 
@@ -84,8 +89,11 @@ class Shell:
         """The guides that are chosen, or all."""
         expect(os.environ.get("COFFER_DOCS_ALONE") == "1", "not in a mount namespace of its own")
         for guide, found in self.blocks.items():
+            if all(kind == "manifest" for _, kind in found):
+                continue
             if not chosen or guide in chosen:
                 try:
+                    self.cluster.restore()
                     self._guide(guide, found)
                 except Failure as error:
                     self.failures.append((str(guide.relative_to(ROOT)), str(error)))
@@ -94,6 +102,9 @@ class Shell:
         name = str(guide.relative_to(ROOT))
         with Scene(self.bed, name, self.files.get(guide, {})) as scene:
             for block, kind in found:
+                if kind == "manifest":
+                    scene.manifest(block)
+                    continue
                 what = "blocks of shell, run" if kind == "shell" else "commands and what they print, compared"
                 self.taken.setdefault(what, []).append(str(block))
                 wrong = scene.shell(block) if kind == "shell" else scene.console(block)
@@ -112,10 +123,11 @@ class Scene:
     def __init__(self, bed, guide, files):
         self.bed, self.guide, self.files = bed, guide, files
         self.there = scenes.of(guide)
+        self.last = None
 
     def __enter__(self):
         self.stack = contextlib.ExitStack()
-        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="coffer-docs-")))
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="guide-", dir=self.bed.folder)))
         self.log = self.folder / "log"
         self.copy = copy_of_repository(self.folder / "coffer")
         for name, text in self.files.items():
@@ -134,11 +146,26 @@ class Scene:
     def __exit__(self, *_):
         self.stack.close()
 
+    def manifest(self, block):
+        """The reader has applied it, where the scene says so; or will have it under the name that commands give it."""
+        self.last = block
+        if self.there["applies"]:
+            objects = [one for one in yaml.safe_load_all(block.text) if one and manifests.is_object(one)]
+            plain = [one for one in objects if one["apiVersion"].rpartition("/")[0] not in manifests.FOREIGN]
+            text = yaml.safe_dump_all(plain)
+            done = plain and self._bash(self.copy, f"kubectl replace --force --grace-period=0 -f - <<'END'\n{text}\nEND\n")
+            expect(not plain or done.returncode == 0, f"{block}: {plain and done.stderr}")
+            self.events()
+
     def shell(self, block):
         """What is wrong, or None."""
         done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode != 0:
             return f"no shell: {done.stderr.strip()}"
+        for name in re.findall(r"(?<![\w/>.-])[\w-]+\.ya?ml\b", block.text):
+            file = self._where(block) / name
+            if self.last and not file.exists() and f"> {name}" not in block.text:
+                file.write_text(self.last.text)
         for words, script in self.there["between"].items():
             if words in block.text:
                 between = self._bash((self.copy / self.guide).parent, script)
@@ -165,6 +192,10 @@ class Scene:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return [json.loads(line) for line in lines]
+
+    def place(self, text):
+        """Without this machine's own folders, which tell a reader nothing."""
+        return text.replace(f"{self.copy}/", "").replace(f"{self.folder}/", "")
 
     def _where(self, block):
         """The folder that its paths are seen from: the repository, or the guide's own."""
@@ -259,6 +290,8 @@ def programs(folder):
             (folder / name).symlink_to(found)
     for name in STOOD_IN:
         stand_in(folder / name, name)
+    # This very one: another may be one that only looks for Pythons.
+    script(folder / "python3", f'exec {sys.executable} "$@"')
 
 
 def stand_ins_for_scripts(copy):
@@ -269,8 +302,11 @@ def stand_ins_for_scripts(copy):
 
 
 def stand_in(path, name):
-    # By this very Python: another may be one that only looks for Pythons.
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {STAND_IN} {name} "$@"\n')
+    script(path, f'exec {sys.executable} -S -E {STAND_IN} {name} "$@"')
+
+
+def script(path, line):
+    path.write_text(f"#!/bin/sh\n{line}\n")
     path.chmod(0o755)
 
 
@@ -294,11 +330,25 @@ def overlays(folder):
 
 
 def alone():
-    """Begins anew in a mount namespace that ends with this process."""
+    """Begins anew where mounts and processes end with this one, however it ends."""
     if os.environ.get("COFFER_DOCS_ALONE") != "1":
-        own = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
-        command = ["unshare", *own, "--propagation=private", sys.executable, *sys.argv]
+        own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        apart = [*own, "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command = ["unshare", *apart, sys.executable, *sys.argv]
         os.execvpe(command[0], command, os.environ | {"COFFER_DOCS_ALONE": "1"})
+    # The first process of its kind ends by no signal that it does not ask for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def end_with_stdin():
+    """Ends at once when whoever holds the other end is gone."""
+
+    def wait():
+        while sys.stdin.buffer.read(4096):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def mount(*arguments):
@@ -372,4 +422,24 @@ def is_dockerfile(block, bed):
         source = re.match(r"--from=(?:\S*/)?(coffer[\w-]*):", rest[0]) if word.upper() == "COPY" else None
         if source and not scenes.image_has(source[1], rest[1]):
             return f"no Dockerfile puts {rest[1]} into the image {source[1]}"
+    return None
+
+
+def is_toml(block, bed):
+    """another program's settings: TOML"""
+    try:
+        import tomllib
+    except ImportError:
+        # Python 3.10 has none.
+        return None
+    tomllib.loads(block.text)
+    return None
+
+
+def is_query(block, bed):
+    """a query of CloudWatch Logs Insights: its commands, and of ours the fields that the sources know"""
+    for stage in re.split(r"\s*\|\s*", " ".join(block.text.split())):
+        word = stage.split()[0]
+        if word not in ("fields", "filter", "stats", "sort", "limit", "parse", "display", "dedup"):
+            return f"`{word}` is no command of Logs Insights"
     return None
