@@ -33,6 +33,8 @@ kubectl wait --for=condition=Established crd --all
 SERVER = "printf '#!/bin/sh\\n' > server && chmod +x server\n"
 # The secret of the examples is still to be made.
 NO_SECRET = "aws secretsmanager delete-secret --secret-id prod/db --force-delete-without-recovery > /dev/null\n"
+# As after `deploy/build` of each program.
+BUILT = '(cd "$COFFER_DOCS_REPOSITORY" && for program in coffer coffer-injector coffer-kms; do deploy/build $program > /dev/null; done)\n'
 # Between two blocks: what went before was another way.
 ANEW = "# On a new cluster.\n:\n"
 # One object more in etcd, under the name that the guide has.
@@ -98,6 +100,15 @@ END
 kubectl -n kube-system wait --for=condition=Ready pod/coffer-csi-takeover-1
 touch YOURS
 """,
+    # What the comments of these files' heads say.
+    "deploy/csi/*": BUILT,
+    "deploy/csi/examples/*": CLUSTER + CLASSES,
+    "deploy/ecs/*": BUILT,
+    "deploy/kms/*": f"""\
+{BUILT}mkdir -p /etc/kubernetes/manifests
+kubectl -n kube-system create configmap kubeadm-config --from-literal=ClusterConfiguration=kind
+""",
+    "deploy/network/*": CLUSTER,
     "deploy/docs/cloudwatch.md": "cp ../systemd/coffer.yaml .\n",
     "deploy/docs/from-ascp.md": CLUSTER + CLASSES + "kubectl apply -f ../csi/driver.yaml\n",
     "deploy/docs/from-aws-agent.md": "echo token > /var/run/awssmatoken\n",

@@ -28,7 +28,7 @@ REAL = (
 ).split()
 # What the stand-in is for: see there what is real behind it.
 STOOD_IN = (
-    "aws coffer coffer-injector coffer-kms crictl curl docker etcd etcdctl etcdutl helm journalctl kops kubectl systemctl "
+    "aws coffer coffer-injector coffer-kms crictl curl docker etcd etcdctl etcdutl helm journalctl kops kubeadm kubectl systemctl "
     "systemd-sysusers getent vault"
 ).split()
 # Scripts of the repository that do what takes too long here, and have a step of tests/run of their own.
@@ -77,7 +77,9 @@ class Shell:
         self.failures = []
 
     def block(self, block, kind):
-        self.blocks.setdefault(block.guide, []).append((block, kind))
+        # Those in comments of a folder's files are read one after the other, as a guide's are.
+        guide = block.guide if block.guide.suffix == ".md" else block.guide.parent / "*"
+        self.blocks.setdefault(guide, []).append((block, kind))
 
     def file(self, block):
         """A block of YAML or JSON; if its first line is a comment with a file's name, the reader has it under that name."""
@@ -93,11 +95,16 @@ class Shell:
                 continue
             if not chosen or guide in chosen:
                 try:
-                    if not self.bed.clone:
+                    if not self.bed.clone and self._needs_cluster(guide, found):
                         self.cluster.restore()
                     self._guide(guide, found)
                 except Failure as error:
                     self.failures.append((str(guide.relative_to(ROOT)), str(error)))
+
+    @staticmethod
+    def _needs_cluster(guide, found):
+        texts = [scenes.of(str(guide.relative_to(ROOT)))["before"], *(block.text for block, _ in found)]
+        return any(re.search(r"\b(kubectl|helm) ", text) for text in texts)
 
     def _guide(self, guide, found):
         name = str(guide.relative_to(ROOT))
@@ -126,6 +133,7 @@ class Scene:
         self.there = scenes.of(guide) if not bed.clone else scenes.WALK
         self.last = None
         # Pods that are really made take their time.
+        self.pristine = None
         self.patience = (10 if bed.clone else 2) * PATIENCE
 
     def __enter__(self):
@@ -235,7 +243,8 @@ class Scene:
         if not state.exists():
             environment |= self.there.get("variables", {})
         (self.folder / "home").mkdir(exist_ok=True)
-        environment["__PRISTINE"] = self._pristine(environment)
+        self.pristine = self.pristine or self._pristine(environment)
+        environment["__PRISTINE"] = self.pristine
         try:
             return subprocess.run(
                 ["bash", str(script)], cwd=where, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
