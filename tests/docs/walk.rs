@@ -62,9 +62,10 @@ fn elsewhere([to_aws, to_api, to_agent]: &[Forward; 3]) -> Value {
         "AWS_ACCESS_KEY_ID": ACCOUNT,
         "AWS_SECRET_ACCESS_KEY": "not-verified",
     });
+    let driver = [to_aws.as_slice(), &to_api].concat();
     json!({
         "aws": {"region": aws::REGION},
         "webhook": {"injected": {"env": injected}, "extraEnv": to_api},
-        "csi": {"extraEnv": [to_aws.as_slice(), &to_api].concat()},
+        "csi": {"extraEnv": driver},
     })
 }
