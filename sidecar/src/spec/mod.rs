@@ -17,7 +17,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use coffer_runtime::aws::RoleStep;
-pub use config::{ApiSpec, Config, ConfigError, DEFAULT_LISTEN, Problem, PushSpec, QueueUrl, RateLimits, Reader, schema};
+pub use config::{
+    ApiSpec, Config, ConfigError, DEFAULT_LISTEN, Problem, PushSpec, QueueUrl, RateLimits, Reader, schema,
+};
 pub use environment::{EnvName, EnvNameError, EnvProblem, EnvSpec, EnvironmentError, from_environment};
 pub use on_change::{
     Action, Hook, HookError, Means, OnChange, ProcessName, ProcessNameError, Recipient, Signal, SignalError,

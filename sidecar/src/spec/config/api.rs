@@ -9,6 +9,7 @@ use super::super::Access;
 use super::super::yaml::{Kind, Node};
 use super::fields::{Fields, Problems, absolute_path, address, duration, text};
 use super::inherited::Inherited;
+use super::listeners::{Listener, Listeners, Serves};
 use super::table::{Demands, Mapping, Setting, Takes, Without};
 
 /// The port of AWS's agent, which its clients have built in.
@@ -39,7 +40,9 @@ pub(super) static API: Mapping = Mapping {
         Setting {
             name: "token_file",
             takes: Takes::Path("the file that holds the token"),
-            without: Without::Says("AWS_TOKEN, AWS_SESSION_TOKEN or AWS_CONTAINER_AUTHORIZATION_TOKEN of the environment"),
+            without: Without::Says(
+                "AWS_TOKEN, AWS_SESSION_TOKEN or AWS_CONTAINER_AUTHORIZATION_TOKEN of the environment",
+            ),
             meaning: "The token that clients have to show",
         },
         Setting {
@@ -93,11 +96,23 @@ pub struct ApiSpec {
     pub access: Access,
 }
 
-/// Reads `api:`; `above` is what the top of the config hands down, and `ops` is where health and
-/// metrics are served.
-pub(super) fn api(node: Node, above: &Inherited, ops: SocketAddr, problems: &mut Problems) -> Option<ApiSpec> {
+/// Reads `api:`; `above` is what the top of the config hands down, and `listeners` are the addresses that are taken.
+pub(super) fn api(
+    node: Node,
+    above: &Inherited,
+    listeners: &mut Listeners,
+    problems: &mut Problems,
+) -> Option<ApiSpec> {
+    let place = node.place;
     let mut fields = Fields::of(node, &API, problems)?;
-    let listen = fields.take("listen").and_then(|node| listen(&node, ops, problems)).unwrap_or(DEFAULT_LISTEN);
+    let listen = match fields.take("listen") {
+        Some(node) => listen(&node, problems).map(|address| (node.place, address, true)),
+        None => Some((place, DEFAULT_LISTEN, false)),
+    };
+    if let Some((place, address, written)) = listen {
+        listeners.add(Listener { of: Serves::Api, address, place, written }, problems);
+    }
+    let listen = listen.map_or(DEFAULT_LISTEN, |(_, address, _)| address);
     let token_file = fields
         .take("token_file")
         .and_then(|node| absolute_path(&node, "token_file", "the file that holds the token", problems));
@@ -114,21 +129,13 @@ pub(super) fn api(node: Node, above: &Inherited, ops: SocketAddr, problems: &mut
     Some(ApiSpec { listen, token_file, ttl, path_prefix, max_entries, max_connections, access })
 }
 
-fn listen(node: &Node, ops: SocketAddr, problems: &mut Problems) -> Option<SocketAddr> {
+fn listen(node: &Node, problems: &mut Problems) -> Option<SocketAddr> {
     let address = address(node, "listen", problems)?;
     if !address.ip().is_loopback() {
         let fix = format!("write one such as `127.0.0.1:{}`", address.port());
         problems.add(
             node.place,
             format!("`listen: {address}` of `api` is no loopback address, and secrets are served on no other; {fix}"),
-        );
-        return None;
-    }
-    // Port 0 is any free one, for both.
-    if address == ops && address.port() != 0 {
-        problems.add(
-            node.place,
-            format!("`listen: {address}` of `api` is the address of health and metrics already; give one of them another port"),
         );
         return None;
     }

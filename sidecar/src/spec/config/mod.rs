@@ -4,6 +4,7 @@ mod api;
 mod env;
 mod fields;
 mod inherited;
+mod listeners;
 mod on_change;
 mod push;
 mod schema;
@@ -23,6 +24,7 @@ use self::api::{API, api};
 use self::env::{VARIABLE, env};
 use self::fields::{Fields, Problems, address, duration, list};
 use self::inherited::{EXTERNAL_ID_KEY, Inherited, inherited, mode_key, region_key, role_arn_key};
+use self::listeners::{Listener, Listeners, Serves};
 use self::on_change::{on_change, refuse_touching};
 use self::push::{PUSH, push};
 pub use self::push::{PushSpec, QueueUrl};
@@ -233,20 +235,22 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
     let inherited = inherited(&mut top, &Inherited::default(), problems);
     let refresh =
         top.take("refresh").and_then(|node| duration(&node, "refresh", REFRESH, problems)).unwrap_or(DEFAULT_REFRESH);
-    let listen = top.take("listen").and_then(|node| address(&node, "listen", problems));
+    let mut listeners = Listeners::default();
+    let listen = top.take("listen").and_then(|node| Some((node.place, address(&node, "listen", problems)?)));
+    let (at, address_of_names) = listen.unwrap_or((place, DEFAULT_LISTEN));
+    let written = listen.is_some();
+    listeners.add(Listener { of: Serves::Names, address: address_of_names, place: at, written }, problems);
+    let listen = listen.map(|(_, address)| address);
     let rate_limits = top.take("rate_limits").and_then(|node| rate_limits(node, problems)).unwrap_or_default();
     let probes = top.take("probes").and_then(|node| {
-        let probes = address(&node, "probes", problems)?;
-        if probes == listen.unwrap_or(DEFAULT_LISTEN) {
-            let fix = "choose another port for one of them";
-            problems.add(node.place, format!("`probes: {probes}` is where `listen` serves names already; {fix}"));
-        }
-        Some(probes)
+        let address = address(&node, "probes", problems)?;
+        listeners.add(Listener { of: Serves::Probes, address, place: node.place, written: true }, problems);
+        Some(address)
     });
     let push = top.take("push").and_then(|node| push(node, problems));
     // Also where they hold nothing but mistakes, which are told for themselves.
     let has_others = top.has("env") || top.has("api");
-    let api = top.take("api").and_then(|node| api(node, &inherited, listen.unwrap_or(DEFAULT_LISTEN), problems));
+    let api = top.take("api").and_then(|node| api(node, &inherited, &mut listeners, problems));
     let env = top.take("env").and_then(|node| env(node, &inherited, problems)).unwrap_or_default();
     let volumes = match top.take("volumes") {
         Some(volumes) => {

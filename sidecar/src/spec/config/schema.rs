@@ -101,9 +101,7 @@ fn taken(takes: &Takes, definitions: &mut Map<String, Value>) -> (String, Value)
             "an address with its port".to_owned(),
             json!({ "type": "string", "pattern": "^([0-9.]+|\\[[0-9A-Fa-f:.%]+\\]):[0-9]{1,5}$", "examples": ["127.0.0.1:9465"] }),
         ),
-        Takes::Path(what) => {
-            (format!("the absolute path of {what}"), json!({ "type": "string", "pattern": "^/" }))
-        }
+        Takes::Path(what) => (format!("the absolute path of {what}"), json!({ "type": "string", "pattern": "^/" })),
         Takes::Command => (
             "a list: the absolute path of a program, and its arguments".to_owned(),
             json!({ "type": "array", "minItems": 1, "items": text(), "examples": [["/usr/sbin/nginx", "-s", "reload"]] }),
@@ -192,5 +190,143 @@ fn listed(words: &[String]) -> String {
         Some((last, [])) => last.clone(),
         Some((last, before)) => format!("{} or {last}", before.join(", ")),
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, TOP};
+    use super::*;
+
+    /// A config with `line` as a key of the mapping of that name, which is otherwise as short as it can be.
+    fn with(id: &str, line: &str) -> String {
+        let volume = |more: &str, file: &str, action: &str, value: &str| {
+            format!(
+                "volumes:\n- path: /v\n  values:\n    v: {{from: 'secretsmanager:a', {value}}}\n  on_change: [{{{action}}}]\n  files: [{{{file}}}]\n  {more}\n"
+            )
+        };
+        let (file, action) = ("name: a, from: 'secretsmanager:a'", "exec: [/a]");
+        let extra = |short: &str| if line.is_empty() { short.to_owned() } else { format!("{short}, {line}") };
+        match id {
+            "config" => format!("{}{line}\n", volume("", file, action, "")),
+            "volume" => volume(line, file, action, ""),
+            "file" => volume("", &extra(file), action, ""),
+            "action" => volume("", file, &extra(action), ""),
+            "value" => volume("", file, action, line),
+            "variable" => format!("env: [{{{}}}]\n", extra("name: A, from: 'secretsmanager:a'")),
+            "rate_limits" => format!("{}rate_limits: {{{line}}}\n", volume("", file, action, "")),
+            "push" => {
+                let sqs = "sqs: 'https://sqs.eu-west-1.amazonaws.com/123456789012/q'";
+                format!("{}push: {{{}}}\n", volume("", file, action, ""), extra(sqs))
+            }
+            "api" => format!("api: {{{line}}}\n"),
+            other => panic!("no example of {other}"),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse("c", text, &|_| Ok(String::new())).map_err(|error| error.to_string())
+    }
+
+    /// Every mapping that there is.
+    fn mappings() -> Vec<&'static Mapping> {
+        let mut all = vec![&TOP];
+        let mut at = 0;
+        while let Some(mapping) = all.get(at).copied() {
+            for key in mapping.keys {
+                if let Takes::Mapping(of) | Takes::List(of) | Takes::Named(of) = &key.takes
+                    && !all.iter().any(|known| known.id == of.id)
+                {
+                    all.push(of);
+                }
+            }
+            at += 1;
+        }
+        all
+    }
+
+    #[test]
+    fn the_schema_has_every_mapping_and_each_key_once() {
+        let schema = schema();
+        for mapping in mappings() {
+            let shown = if mapping.id == "config" { &schema } else { &schema["$defs"][mapping.id] };
+            let shown: Vec<&String> = shown["properties"].as_object().unwrap().keys().collect();
+            assert_eq!(shown, mapping.names(), "{}", mapping.id);
+            let mut names = mapping.names();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), mapping.keys.len(), "{}", mapping.id);
+        }
+        assert_eq!(schema["$defs"].as_object().unwrap().len() + 1, mappings().len());
+    }
+
+    #[test]
+    fn the_parser_reads_each_key_of_the_tables() {
+        for mapping in mappings() {
+            parse(&with(mapping.id, "")).unwrap();
+            for key in mapping.keys {
+                // What no key takes: the parser has to trip over it, and over nothing else of that name.
+                let is_flow = !matches!(mapping.id, "config" | "volume");
+                let line = format!("{}: [[{{x: 1}}]]", key.name);
+                let text = with(mapping.id, &line);
+                let text = match (is_flow, text.matches(&format!("{}:", key.name)).count()) {
+                    // It stands in the shortest example already.
+                    (_, 2..) if matches!(parse(&text), Err(error) if error.contains("duplicate key")) => continue,
+                    _ => text,
+                };
+                let error = parse(&text).expect_err(&text);
+                assert!(!error.contains("unknown key"), "{}.{}: {error}", mapping.id, key.name);
+            }
+            let error = parse(&with(mapping.id, "nonsense: 1")).expect_err(mapping.id);
+            assert!(error.contains("unknown key `nonsense`"), "{}: {error}", mapping.id);
+        }
+    }
+
+    #[test]
+    fn what_holds_without_a_key_is_what_holds_with_its_default() {
+        let mut compared = 0;
+        for mapping in mappings() {
+            let bare = parse(&with(mapping.id, "")).unwrap();
+            for key in mapping.keys {
+                let Some(default) = default(&key.without) else { continue };
+                // These belong to a path of parameters.
+                let line = match (mapping.id, key.name) {
+                    ("file", "recursive") => continue,
+                    _ => format!("{}: {}", key.name, default.as_str().map_or(default.to_string(), str::to_owned)),
+                };
+                assert_eq!(parse(&with(mapping.id, &line)), Ok(bare.clone()), "{}: {line}", mapping.id);
+                compared += 1;
+            }
+        }
+        assert!(compared >= 15, "only {compared}");
+        let tree = |more: &str| {
+            let file = format!("from: 'parameterstore:/a/'{more}");
+            parse(&format!("volumes: [{{path: /v, files: [{{{file}}}]}}]")).unwrap()
+        };
+        assert_eq!(tree(", recursive: false"), tree(""));
+        let listen = |text: &str| parse(&format!("listen: '{text}'\nprobes: 0.0.0.0:1\nenv: []\n")).unwrap().listen;
+        let said = schema()["properties"]["listen"]["description"].as_str().unwrap().to_owned();
+        assert!(said.contains(&format!("Without it: {};", super::super::DEFAULT_LISTEN)), "{said}");
+        assert_eq!(listen("127.0.0.1:9465"), Some(super::super::DEFAULT_LISTEN));
+    }
+
+    #[test]
+    fn a_time_is_taken_within_what_the_schema_says_and_not_beyond() {
+        let shown = |time: Duration| humantime::format_duration(time).to_string();
+        let mut tried = 0;
+        for mapping in mappings() {
+            for key in mapping.keys {
+                let Takes::Time(range) = &key.takes else { continue };
+                let read = |time: Duration| parse(&with(mapping.id, &format!("{}: {}", key.name, shown(time))));
+                read(*range.start()).unwrap();
+                read(*range.end()).unwrap();
+                read(*range.end() + Duration::from_secs(1)).unwrap_err();
+                if let Some(less) = range.start().checked_sub(Duration::from_millis(1)) {
+                    read(less).unwrap_err();
+                }
+                tried += 1;
+            }
+        }
+        assert_eq!(tried, 6);
     }
 }

@@ -130,6 +130,39 @@ fn names_line_column_and_fix_of_every_kind_of_mistake() {
 }
 
 #[test]
+fn an_address_is_listened_on_once() {
+    let volumes = "volumes: [{path: /v, files: [{name: a, from: 'secretsmanager:a'}]}]";
+    let read = |text: &str| parse(&format!("{text}\n{volumes}"));
+    for (text, expected) in [
+        (
+            "listen: 127.0.0.1:9470\nprobes: 127.0.0.1:9470",
+            "2:9: `probes: 127.0.0.1:9470` is where `listen` of line 1 serves names already; choose another port for one of them",
+        ),
+        (
+            "probes: 127.0.0.1:9470\nlisten: 0.0.0.0:9470",
+            "1:9: `probes: 127.0.0.1:9470` and `listen: 0.0.0.0:9470` of line 2 cannot both be listened on, for one holds the other; choose another port for one of them",
+        ),
+        (
+            "probes: '[::]:9465'",
+            "1:9: `probes: [::]:9465` and `listen: 127.0.0.1:9465` (by default) cannot both be listened on, for one holds the other; choose another port for one of them",
+        ),
+        (
+            "probes: 0.0.0.0:2773\napi: {}",
+            "2:6: `listen: 127.0.0.1:2773` of `api` (by default) and `probes: 0.0.0.0:2773` of line 1 cannot both be listened on, for one holds the other; choose another port for one of them",
+        ),
+        (
+            "listen: 127.0.0.1:9999\napi: {listen: '127.0.0.1:9999'}",
+            "2:15: `listen: 127.0.0.1:9999` of `api` is the address of health and metrics of line 1 already; give one of them another port",
+        ),
+    ] {
+        assert_eq!(read(text).unwrap_err(), format!("coffer.yaml:{expected}"), "{text}");
+    }
+    // Port 0 is any free one; the addresses of two interfaces may have one port.
+    read("listen: 127.0.0.1:0\nprobes: 127.0.0.1:0\napi: {listen: '127.0.0.1:0'}").unwrap();
+    read("listen: 127.0.0.1:9470\nprobes: 127.0.0.2:9470").unwrap();
+}
+
+#[test]
 fn refuses_two_files_of_one_name_and_volumes_in_one_another() {
     let text = with_files(
         "      - {name: a, from: 'secretsmanager:a'}\n      - {name: a, from: 'secretsmanager:b'}\n      - {name: a/b, from: 'secretsmanager:c'}\n",
