@@ -453,6 +453,8 @@ class Manifests:
 
     def _make(self, objects):
         text = yaml.safe_dump_all(objects)
+        if not text:
+            return
         done = self.bed.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=text)
         expect(done.returncode == 0, f"what is needed first cannot be made: {done.stderr.strip()}")
 

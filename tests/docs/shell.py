@@ -367,7 +367,8 @@ def end_with_stdin():
     """Ends at once when whoever holds the other end is gone."""
 
     def wait():
-        while sys.stdin.buffer.read(4096):
+        # Past Python's own buffer, whose lock this thread would hold when the others have ended.
+        while os.read(0, 4096):
             pass
         os._exit(1)
 
