@@ -71,6 +71,13 @@ impl Proc {
         Ok(user + system)
     }
 
+    /// A field of `status`, such as `Seccomp`, as the kernel writes it.
+    pub fn status_field(&self, name: &str) -> Result<String> {
+        let text = self.text("status")?;
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Ok(found.with_context(|| format!("no {name} in {text}"))?.trim().to_owned())
+    }
+
     fn read(&self, file: &str) -> Result<Vec<u8>> {
         let path = self.folder.join(file);
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))

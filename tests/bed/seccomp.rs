@@ -1,11 +1,30 @@
 //! Seccomp profiles in the form of Docker, Kubernetes and containerd, without a container runtime.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use seccompiler::{BpfProgram, TargetArch, apply_filter, compile_from_json};
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::Program;
+
+/// Where the profile is that goes with one of our programs.
+pub fn shipped(program: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/seccomp").join(program).with_extension("json")
+}
+
+/// The command that runs another one under the profile of one of our programs, for [`Program::under`]: and becomes it.
+///
+/// # Errors
+/// When the tests' own programs are not built.
+pub fn confined(program: &str) -> Result<[PathBuf; 2]> {
+    Ok([Program::new("confined").path()?, shipped(program)])
+}
 
 /// A profile: what a process under it may ask of the kernel, and what it is told for the rest.
 ///

@@ -1,12 +1,14 @@
 //! `coffer-injector provider`: asked as the Secrets Store CSI driver asks, and by that driver itself.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use bed::{
     Fault, Process, Program, Rule,
     csi::{POD_IDENTITY_AUDIENCE, PodIdentityAgent, PodVolume, TOKENS_KEY},
-    eventually, free_port, http_get, own_address, secrets_store_driver,
+    eventually, free_port, http_get, own_address,
+    seccomp::confined,
+    secrets_store_driver,
 };
 use coffer_injector::proto::provider::{
     MountRequest, MountResponse, VersionRequest, csi_driver_provider_client::CsiDriverProviderClient,
@@ -38,8 +40,10 @@ impl Provider {
         let folder = fixture.kubelet.folder().join("providers");
         fs::create_dir_all(&folder)?;
         let listen = SocketAddr::from((own_address(), 9466));
+        // Always under the profile that is shipped, so that each test of the provider is one of the profile.
+        let wrapper = fixture.kubelet.enter().into_iter().chain(confined("coffer-injector")?.map(OsString::from));
         let program = Program::new("coffer-injector")
-            .under(fixture.kubelet.enter())
+            .under(wrapper)
             .args(["provider", "--node-id=node-a"])
             .arg(format!("--provider-dir={}", folder.display()))
             .arg(format!("--listen={listen}"))

@@ -31,8 +31,10 @@ class Bed:
         self.bin = Path(told["bin"])
         self.kubeconfig = told["kubeconfig"]
         self.localstack = told["localstack"]
-        self.kube = only(kube(), "tests/cluster/build")
-        self.helm = [self.kube, "helm"] if b"helm.sh/helm" in Path(self.kube).read_bytes() else told.get("helm")
+        # For a walk: a clone to go through, on a cluster with a node.
+        self.clone = told.get("clone")
+        self.kube = only(built(), "tests/cluster/build")
+        self.helm = only(built("helm"), "tests/cluster/build helm")
         self.venv = localstack() / "venv"
         # The commands of the guides are told of all this too.
         self.file = Path(f"{file}.whole")
@@ -104,7 +106,7 @@ class Bed:
         with tempfile.NamedTemporaryFile("w+", suffix=".yaml") as file:
             file.write(text)
             file.flush()
-            return self._do([*self.helm, "template", "coffer", str(self.chart), "-f", file.name], None)
+            return self._do([self.helm, "template", "coffer", str(self.chart), "-f", file.name], None)
 
     def _do(self, command, input):
         return subprocess.run(
@@ -113,9 +115,9 @@ class Bed:
         )
 
 
-def kube():
-    """Kubernetes, built by now: lines of output, of which there is one."""
-    return subprocess.run([ROOT / "tests/cluster/build"], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+def built(*part):
+    """Kubernetes, or Helm: where it is, as lines of which there is one. Built now, unless it is there."""
+    return subprocess.run([ROOT / "tests/cluster/build", *part], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
 
 
 def localstack():

@@ -14,6 +14,9 @@ YAML = {"yaml", "yml"}
 # `NAME=value`, each a line: what goes into an environment.
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=\S.*")
 
+# What is wrong on purpose, so that it is seen that it is found.
+MISTAKES = Path(__file__).resolve().parent / "mistakes.md"
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -34,7 +37,7 @@ def guides():
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )
-    return sorted(ROOT / name for name in set(listed.stdout.splitlines()) if (ROOT / name).exists())
+    return sorted(ROOT / name for name in set(listed.stdout.splitlines()) if (ROOT / name).exists() and ROOT / name != MISTAKES)
 
 
 def blocks(guide):
@@ -61,6 +64,23 @@ def blocks(guide):
     return found
 
 
+def headers(commands):
+    """The commands in the comments of files under deploy/: indented, as `#   kubectl apply -f driver.yaml`."""
+    for file in files("Dockerfile", ".yaml", ".yml", ".service", ".socket", ".sql"):
+        # From these come comments of others, which are read there.
+        if "deploy/helm/" in str(file):
+            continue
+        found, first = [], 0
+        for at, line in enumerate([*file.read_text().splitlines(), ""], 1):
+            command = re.match(r"#   +(\S.*)$", line)
+            if command and (found or first_word(command[1]) in commands):
+                first = first or at
+                found.append(command[1])
+            elif found:
+                yield Block(file, first, "sh", "\n".join(found) + "\n")
+                found, first = [], 0
+
+
 def kind(block, commands):
     """What a block is: by its language, and without one by what stands in it. None where nothing fits."""
     lines = [line for line in block.text.splitlines() if line.strip()]
@@ -82,6 +102,8 @@ def kind(block, commands):
         return "log"
     if all(VARIABLE.fullmatch(line) for line in lines):
         return "environment"
+    if re.match(r"fields @|filter |stats ", lines[0]):
+        return "query"
     if re.match(r"[\w./-]+", lines[0]) and first_word(lines[0]) in commands:
         return "shell"
     return None

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from guides import PATIENCE, ROOT, Failure, expect, yaml
 
-import blocks
+import cluster
+import manifests
 import scenes
 
 STAND_IN = Path(__file__).resolve().parent / "stand_in"
@@ -27,8 +28,8 @@ REAL = (
 ).split()
 # What the stand-in is for: see there what is real behind it.
 STOOD_IN = (
-    "aws coffer coffer-injector coffer-kms crictl curl docker etcd etcdctl etcdutl helm journalctl kops kubectl systemctl "
-    "systemd-sysusers"
+    "aws coffer coffer-injector coffer-kms crictl curl docker etcd etcdctl etcdutl helm journalctl kops kubeadm kubectl systemctl "
+    "systemd-sysusers getent vault"
 ).split()
 # Scripts of the repository that do what takes too long here, and have a step of tests/run of their own.
 SCRIPTS = ("deploy/build", "deploy/local/demo", "tests/run")
@@ -67,6 +68,8 @@ class Shell:
 
     def __init__(self, bed):
         self.bed = bed
+        # Before anybody else.
+        self.cluster = cluster.Cluster(bed.kubeconfig, tuple(f".{group}" for group in manifests.FOREIGN))
         self.blocks = {}
         self.files = {}
         self.taken = {}
@@ -74,10 +77,13 @@ class Shell:
         self.failures = []
 
     def block(self, block, kind):
-        self.blocks.setdefault(block.guide, []).append((block, kind))
+        # Those in comments of a folder's files are read one after the other, as a guide's are.
+        guide = block.guide if block.guide.suffix == ".md" else block.guide.parent / "*"
+        self.blocks.setdefault(guide, []).append((block, kind))
 
     def file(self, block):
-        """A block whose first line is a comment with a file's name: the reader has it under that name."""
+        """A block of YAML or JSON; if its first line is a comment with a file's name, the reader has it under that name."""
+        self.blocks.setdefault(block.guide, []).append((block, "manifest"))
         if name := re.match(r"# ([\w-]+\.(?:ya?ml|json))\b", block.text):
             self.files.setdefault(block.guide, {})[name[1]] = block.text
 
@@ -85,16 +91,28 @@ class Shell:
         """The guides that are chosen, or all."""
         expect(os.environ.get("COFFER_DOCS_ALONE") == "1", "not in a mount namespace of its own")
         for guide, found in self.blocks.items():
+            if all(kind == "manifest" for _, kind in found):
+                continue
             if not chosen or guide in chosen:
                 try:
+                    if not self.bed.clone and self._needs_cluster(guide, found):
+                        self.cluster.restore()
                     self._guide(guide, found)
                 except Failure as error:
                     self.failures.append((str(guide.relative_to(ROOT)), str(error)))
 
+    @staticmethod
+    def _needs_cluster(guide, found):
+        texts = [scenes.of(str(guide.relative_to(ROOT)))["before"], *(block.text for block, _ in found)]
+        return any(re.search(r"\b(kubectl|helm) ", text) for text in texts)
+
     def _guide(self, guide, found):
         name = str(guide.relative_to(ROOT))
-        with Scene(self.bed, name, self.files.get(guide, {})) as scene:
+        with Scene(self.bed, self.cluster, name, self.files.get(guide, {})) as scene:
             for block, kind in found:
+                if kind == "manifest":
+                    scene.manifest(block)
+                    continue
                 what = "blocks of shell, run" if kind == "shell" else "commands and what they print, compared"
                 self.taken.setdefault(what, []).append(str(block))
                 wrong = scene.shell(block) if kind == "shell" else scene.console(block)
@@ -110,15 +128,19 @@ class Shell:
 class Scene:
     """What a reader of one guide has before the first command, and what the commands make of it."""
 
-    def __init__(self, bed, guide, files):
-        self.bed, self.guide, self.files = bed, guide, files
-        self.there = scenes.of(guide)
+    def __init__(self, bed, cluster, guide, files):
+        self.bed, self.cluster, self.guide, self.files = bed, cluster, guide, files
+        self.there = scenes.of(guide) if not bed.clone else scenes.WALK
+        self.last = None
+        # Pods that are really made take their time.
+        self.pristine = None
+        self.patience = (10 if bed.clone else 2) * PATIENCE
 
     def __enter__(self):
         self.stack = contextlib.ExitStack()
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="guide-", dir=self.bed.folder)))
         self.log = self.folder / "log"
-        self.copy = copy_of_repository(self.folder / "coffer")
+        self.copy = Path(self.bed.clone) if self.bed.clone else copy_of_repository(self.folder / "coffer")
         for name, text in self.files.items():
             ((self.copy / self.guide).parent / name).write_text(text)
         programs(self.folder / "bin")
@@ -135,19 +157,45 @@ class Scene:
     def __exit__(self, *_):
         self.stack.close()
 
+    def manifest(self, block):
+        """The reader has applied it, where the scene says so; or will have it under the name that commands give it."""
+        self.last = block
+        if self.there["applies"]:
+            objects = [one for one in yaml.safe_load_all(block.text) if one and manifests.is_object(one)]
+            plain = [one for one in objects if one["apiVersion"].rpartition("/")[0] not in manifests.FOREIGN]
+            text = yaml.safe_dump_all(plain)
+            done = plain and self._bash(self.copy, f"kubectl replace --force --grace-period=0 -f - <<'END'\n{text}\nEND\n")
+            expect(not plain or done.returncode == 0, f"{block}: {plain and done.stderr}")
+            self.events()
+
     def shell(self, block):
         """What is wrong, or None."""
         done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode != 0:
             return f"no shell: {done.stderr.strip()}"
+        for name in re.findall(r"(?<![\w/>.-])(?:/etc/coffer/)?[\w-]+\.ya?ml\b", block.text):
+            file = self._where(block) / name
+            if self.last and not file.exists() and f"> {name}" not in block.text:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(self.last.text)
         for words, script in self.there["between"].items():
             if words in block.text:
+                if script.startswith(scenes.ANEW):
+                    self.cluster.restore()
                 between = self._bash((self.copy / self.guide).parent, script)
                 expect(between.returncode == 0, f"{block}: what comes before it: {between.stderr}")
                 self.events()
         done = self._bash(self._where(block), block.text)
         if done.returncode != 0:
             return f"ended with {done.returncode}: {(done.stderr.strip() or done.stdout.strip())[-1500:]}"
+        for words, said in self.there["says"].items():
+            if words in block.text and not re.search(said, done.stdout):
+                return f"does not say {said}, but {done.stdout}"
+        for words, script in self.there["after"].items():
+            if words in block.text:
+                after = self._bash(self.copy, script)
+                if after.returncode != 0:
+                    return f"what the text promises does not come about: {script}{after.stdout}{after.stderr}"
         return None
 
     def console(self, block):
@@ -195,15 +243,16 @@ class Scene:
         if not state.exists():
             environment |= self.there.get("variables", {})
         (self.folder / "home").mkdir(exist_ok=True)
-        environment["__PRISTINE"] = self._pristine(environment)
+        self.pristine = self.pristine or self._pristine(environment)
+        environment["__PRISTINE"] = self.pristine
         try:
             return subprocess.run(
                 ["bash", str(script)], cwd=where, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                errors="replace", timeout=2 * PATIENCE,
+                errors="replace", timeout=self.patience,
             )
         except subprocess.TimeoutExpired as error:
             said = (error.stderr or b"").decode(errors="replace")
-            return subprocess.CompletedProcess([], 124, "", f"it does not end within {2 * PATIENCE} s: {said}")
+            return subprocess.CompletedProcess([], 124, "", f"it does not end within {self.patience} s: {said}")
 
     def _pristine(self, environment):
         kept = set(self.there.get("variables", {}))
@@ -264,6 +313,8 @@ def programs(folder):
             (folder / name).symlink_to(found)
     for name in STOOD_IN:
         stand_in(folder / name, name)
+    # This very one: another may be one that only looks for Pythons.
+    script(folder / "python3", f'exec {sys.executable} "$@"')
 
 
 def stand_ins_for_scripts(copy):
@@ -274,8 +325,11 @@ def stand_ins_for_scripts(copy):
 
 
 def stand_in(path, name):
-    # By this very Python: another may be one that only looks for Pythons.
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {STAND_IN} {name} "$@"\n')
+    script(path, f'exec {sys.executable} -S -E {STAND_IN} {name} "$@"')
+
+
+def script(path, line):
+    path.write_text(f"#!/bin/sh\n{line}\n")
     path.chmod(0o755)
 
 
@@ -313,7 +367,8 @@ def end_with_stdin():
     """Ends at once when whoever holds the other end is gone."""
 
     def wait():
-        while sys.stdin.buffer.read(4096):
+        # Past Python's own buffer, whose lock this thread would hold when the others have ended.
+        while os.read(0, 4096):
             pass
         os._exit(1)
 
@@ -391,4 +446,24 @@ def is_dockerfile(block, bed):
         source = re.match(r"--from=(?:\S*/)?(coffer[\w-]*):", rest[0]) if word.upper() == "COPY" else None
         if source and not scenes.image_has(source[1], rest[1]):
             return f"no Dockerfile puts {rest[1]} into the image {source[1]}"
+    return None
+
+
+def is_toml(block, bed):
+    """another program's settings: TOML"""
+    try:
+        import tomllib
+    except ImportError:
+        # Python 3.10 has none.
+        return None
+    tomllib.loads(block.text)
+    return None
+
+
+def is_query(block, bed):
+    """a query of CloudWatch Logs Insights: its commands, and of ours the fields that the sources know"""
+    for stage in re.split(r"\s*\|\s*", " ".join(block.text.split())):
+        word = stage.split()[0]
+        if word not in ("fields", "filter", "stats", "sort", "limit", "parse", "display", "dedup"):
+            return f"`{word}` is no command of Logs Insights"
     return None

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bed::{
     Aws, Call, Fault, FaultProxy, LocalStack, Metrics, Process, Program, Rule, Service, eventually, http_get,
-    own_address,
+    own_address, seccomp::confined,
 };
 use coffer_kms::metrics::families;
 use coffer_kms::proto::{
@@ -98,9 +98,11 @@ impl Fixture {
         self.folder.path().join(format!("{place}.sock"))
     }
 
-    /// `coffer-kms` with the environment of a control plane's host.
+    /// `coffer-kms` with the environment of a control plane's host; and always under the profile that is shipped, so
+    /// that each test of this suite is one of the profile.
     pub(crate) fn coffer_kms(&self) -> Program {
-        Program::new("coffer-kms").envs(self.aws.environment(&self.proxy.url()))
+        let confined = confined("coffer-kms").expect("built with the other programs of the tests");
+        Program::new("coffer-kms").under(confined).envs(self.aws.environment(&self.proxy.url()))
     }
 
     /// `coffer-kms` for these keys, each with a socket.

@@ -5,6 +5,7 @@ mod fixture;
 mod flags;
 mod follow;
 mod formats;
+mod hardening;
 mod health;
 mod identity;
 mod input;

@@ -16,6 +16,8 @@ async fn every_node_hears_of_a_change_at_once() -> Result<()> {
     let notifier = bed.notifier("a")?;
     notifier.leads().await?;
     notifier.readiness(200).await?;
+    // As the whole suite: deploy/seccomp has what it needs.
+    ensure!(notifier.process.proc().status_field("Seccomp")? == "2");
     bed.tell("prod/db", "v2").await?;
     let took = first.hears("prod/db", "v2", SOON).await?;
     ensure!(took < AT_ONCE, "took {took:?}");

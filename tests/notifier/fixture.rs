@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bed::{
     Aws, ControlPlane, ControlPlaneOptions, FaultProxy, LocalStack, Metrics, Process, Program, eventually, http_get,
-    own_address, unique_name,
+    own_address, seccomp::confined, unique_name,
 };
 use coffer::push::{Change, Subject};
 use coffer_injector::kubernetes::Kubernetes;
@@ -96,7 +96,9 @@ impl Bed {
     pub(crate) fn notifier_by(&self, name: &str, url: &str) -> Result<Notifier> {
         let kubeconfig = self.kubeconfig(name, url, &self.token)?;
         let listen = SocketAddr::from((own_address(), 9466));
+        // Always under the profile that is shipped, so that each test of this suite is one of the profile.
         let process = Program::new("coffer-injector")
+            .under(confined("coffer-injector")?)
             .args(["notifier", "--queue", &self.queue, "--namespace", &self.namespace, "--identity", name])
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
             .arg(format!("--listen={listen}"))

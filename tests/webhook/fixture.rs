@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use bed::seccomp::confined;
 use bed::webhook::{ReviewClient, Reviewed, ServingCertificate};
 use bed::{Metrics, Process, Program, eventually, http_get, own_address};
 use coffer_injector::webhook::metrics::families;
@@ -64,7 +65,9 @@ impl Webhook {
         let own = own_address();
         let (address, listen) = (SocketAddr::from((own, 9443)), SocketAddr::from((own, 9466)));
         let certificate = ServingCertificate::new(address)?;
+        // Always under the profile that is shipped, so that each test of this suite is one of the profile.
         let process = Program::new("coffer-injector")
+            .under(confined("coffer-injector")?)
             .args(["webhook", "--image=registry.example/coffer:1"])
             .arg(format!("--bind={address}"))
             .arg(format!("--listen={listen}"))

@@ -6,6 +6,7 @@ mod cluster;
 mod drain;
 mod fixture;
 mod garbage;
+mod hardening;
 mod leaks;
 mod limits;
 mod roles;
