@@ -123,6 +123,9 @@ class Shell:
                         self.only.append((str(block), f"`{event['what']}`: {event['why']}"))
                 if wrong:
                     self.failures.append((str(block), wrong))
+                if wrong and self.bed.clone:
+                    # All else would wait for what does not come.
+                    break
 
 
 class Scene:
