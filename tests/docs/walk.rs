@@ -2,8 +2,8 @@
 //! runs the images which `deploy/images/build` makes. `tests/walk` makes the clone.
 
 use anyhow::{Context, Result};
-use bed::csi::PodIdentityAgent;
 use bed::cluster::{Forward, Image};
+use bed::csi::PodIdentityAgent;
 use bed::{ControlPlane, ControlPlaneOptions, LocalStack, Node, NodeOptions, Program, aws};
 use serde_json::{Value, json};
 

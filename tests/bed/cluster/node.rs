@@ -119,7 +119,8 @@ impl Node {
         });
         node.api.create("/api/v1/nodes", &object).await?;
         let Self { room, kubelet, containerd, .. } = &mut node;
-        let (started, imported) = tokio::join!(kubelet.start(room), containerd.import_shell(room.programs(), containerd::SHELL));
+        let (started, imported) =
+            tokio::join!(kubelet.start(room), containerd.import_shell(room.programs(), containerd::SHELL));
         started?;
         imported?;
         node.ready().await?;
