@@ -128,11 +128,12 @@ async fn each_part_is_there_when_it_is_on_and_leaves_nothing_when_it_is_off() ->
                 ("networkpolicies.networking.k8s.io ", ["policies", "elaborate"].contains(&name)),
                 ("podmonitors.monitoring.coreos.com ", ["monitoring", "elaborate"].contains(&name)),
                 ("prometheusrules.monitoring.coreos.com ", ["monitoring", "elaborate"].contains(&name)),
+                ("configmaps coffer-system/coffer-csi-dashboard", ["monitoring", "elaborate"].contains(&name)),
                 ("certificates.cert-manager.io ", name == "cert-manager"),
                 ("resourcequotas ", name == "elaborate"),
             ] {
                 let count = made.iter().filter(|object| object.starts_with(kind)).count();
-                ensure!((count > 0) == switched, "{count} {kind}among {made:?}");
+                ensure!((count > 0) == switched, "{count} {kind} among {made:?}");
             }
             strictly(&plane).await?;
             for (part, deployment) in [(injector, "coffer-injector"), (notifier, "coffer-notifier")] {
