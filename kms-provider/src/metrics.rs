@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use coffer_runtime::VERSION;
 use coffer_runtime::aws::Credentials;
-use coffer_runtime::telemetry::{Calls, Gauges, unix};
+use coffer_runtime::telemetry::{Calls, Described, Kind, Listed, Readings, listed, unix};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::counter::Counter;
@@ -64,6 +64,70 @@ struct SourceLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeyLabels {
     key: Arc<str>,
+}
+
+const PREFIX: &str = "coffer";
+
+const OPERATIONS: Described = Described::counter(
+    "aws_encryption_provider_kms_operations",
+    &["key_arn", "status", "operation", "version"],
+    "Requests by outcome",
+);
+const LATENCIES: Described = Described {
+    name: "aws_encryption_provider_kms_operation_latency_ms",
+    kind: Kind::Histogram,
+    labels: &["key_arn", "status", "operation", "version"],
+    help: "Time of a request in milliseconds",
+};
+const REQUESTS: Described =
+    Described::counter("kms_requests", &["key", "operation", "version", "result"], "Requests by their class of result");
+const SOURCES: Described = Described::counter(
+    "kms_decrypt_sources",
+    &["key", "source"],
+    "Decrypts of KMS's ciphertexts by where the answer came from",
+);
+const FOREIGN: Described =
+    Described::counter("kms_unlisted_key_decrypts", &["key"], "Decrypts of data whose key is not listed");
+
+const DOOR: &[&str] = &["key", "socket"];
+const HEALTHY: Described = Described::gauge("kms_key_healthy", DOOR, "Whether encrypting and decrypting work");
+const ENCRYPT_AGE: Described =
+    Described::gauge("kms_encrypt_last_success_age_seconds", DOOR, "How long ago an Encrypt worked");
+const DECRYPT_AGE: Described =
+    Described::gauge("kms_decrypt_last_success_age_seconds", DOOR, "How long ago a Decrypt worked");
+const LIMIT: Described = Described::gauge("kms_decrypt_limit", DOOR, "Decrypts that may be at KMS at once now");
+const CACHED: Described = Described::gauge("kms_decrypt_cache_entries", DOOR, "Decrypted values in memory");
+const MATERIAL: Described =
+    Described::gauge("kms_key_material_expiry_timestamp_seconds", DOOR, "When imported key material ends");
+const KEKS: Described = Described::gauge("kms_local_keks", DOOR, "Local KEKs in memory");
+const KEK_USES: Described = Described::gauge("kms_local_kek_uses", DOOR, "Encryptions under the local KEK in use");
+const KEK_AGE: Described = Described::gauge("kms_local_kek_age_seconds", DOOR, "Age of the local KEK in use");
+const KEY_ID: Described =
+    Described::gauge("kms_key_id_info", &["key", "socket", "key_id"], "The key_id that the API server is told");
+const EXPIRY: Described =
+    Described::gauge("credentials_expiry_timestamp_seconds", &["identity"], "When the credentials in use end");
+
+/// Every family that a plugin may show; those without our prefix bear the AWS Encryption Provider's names.
+#[must_use]
+pub fn families() -> Vec<Listed> {
+    let own: [&Described; 14] = [
+        &REQUESTS,
+        &SOURCES,
+        &FOREIGN,
+        &HEALTHY,
+        &ENCRYPT_AGE,
+        &DECRYPT_AGE,
+        &LIMIT,
+        &CACHED,
+        &MATERIAL,
+        &KEKS,
+        &KEK_USES,
+        &KEK_AGE,
+        &KEY_ID,
+        &EXPIRY,
+    ];
+    let ours = listed(PREFIX, &[&[&Described::BUILD][..], &Calls::FAMILIES[..], &own].concat());
+    [listed("", &[&OPERATIONS, &LATENCIES]), ours].concat()
 }
 
 /// The counters of all keys.
@@ -126,18 +190,14 @@ impl Metrics {
     #[must_use]
     pub fn registry(&self, doors: Vec<Arc<Door>>, credentials: Credentials) -> Registry {
         let mut registry = Registry::default();
-        let help = "Requests by outcome";
-        registry.register("aws_encryption_provider_kms_operations", help, self.operations.clone());
-        let help = "Time of a request in milliseconds";
-        registry.register("aws_encryption_provider_kms_operation_latency_ms", help, self.latencies.clone());
-        let ours = registry.sub_registry_with_prefix("coffer");
-        ours.register("build", "Version of this program", Info::new([("version", VERSION)]));
+        OPERATIONS.register(&mut registry, self.operations.clone());
+        LATENCIES.register(&mut registry, self.latencies.clone());
+        let ours = registry.sub_registry_with_prefix(PREFIX);
+        Described::BUILD.register(ours, Info::new([("version", VERSION)]));
         self.calls.register(ours);
-        ours.register("kms_requests", "Requests by their class of result", self.requests.clone());
-        let help = "Decrypts of KMS's ciphertexts by where the answer came from";
-        ours.register("kms_decrypt_sources", help, self.sources.clone());
-        let help = "Decrypts of data whose key is not listed";
-        ours.register("kms_unlisted_key_decrypts", help, self.foreign.clone());
+        REQUESTS.register(ours, self.requests.clone());
+        SOURCES.register(ours, self.sources.clone());
+        FOREIGN.register(ours, self.foreign.clone());
         ours.register_collector(Box::new(Snapshot { doors, credentials }));
         registry
     }
@@ -231,53 +291,35 @@ impl Collector for Snapshot {
         let labels = |door: &Door| {
             vec![("key", door.keyring().writer().name().to_string()), ("socket", door.socket().to_owned())]
         };
-        let mut gauges = Gauges::new(&mut encoder);
-        let mut write = |name: &str, help: &str, value: &dyn Fn(&Door) -> Option<f64>| {
+        let mut readings = Readings::new(&mut encoder);
+        let mut write = |family: &Described, value: &dyn Fn(&Door) -> Option<f64>| {
             let samples = self.doors.iter().filter_map(|door| Some((labels(door), value(door)?)));
             let samples: Vec<_> = samples.collect();
             let borrowed = samples.iter().map(|(labels, value)| {
                 (labels.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>(), *value)
             });
-            gauges.write(name, help, borrowed)
+            readings.gauges(family, borrowed)
         };
-        write("kms_key_healthy", "Whether encrypting and decrypting work", &|door| {
-            Some(f64::from(u8::from(door.keyring().verdict() == Verdict::Healthy)))
-        })?;
-        write("kms_encrypt_last_success_age_seconds", "How long ago an Encrypt worked", &|door| {
-            Some(door.keyring().since_success(Operation::Encrypt)?.as_secs_f64())
-        })?;
-        write("kms_decrypt_last_success_age_seconds", "How long ago a Decrypt worked", &|door| {
-            Some(door.keyring().since_success(Operation::Decrypt)?.as_secs_f64())
-        })?;
-        write("kms_decrypt_limit", "Decrypts that may be at KMS at once now", &|door| {
-            Some(count(door.keyring().decrypt_limit()))
-        })?;
-        write("kms_decrypt_cache_entries", "Decrypted values in memory", &|door| Some(count(door.cached())))?;
-        let help = "When imported key material ends";
-        write("kms_key_material_expiry_timestamp_seconds", help, &|door| door.keyring().material_ends().map(unix))?;
-        write("kms_local_keks", "Local KEKs in memory", &|door| Some(count(door.kek().held)))?;
-        write("kms_local_kek_uses", "Encryptions under the local KEK in use", &|door| {
-            Some(count(usize::try_from(door.kek().current?.uses).unwrap_or(usize::MAX)))
-        })?;
-        write("kms_local_kek_age_seconds", "Age of the local KEK in use", &|door| {
-            Some(door.kek().current?.age.as_secs_f64())
-        })?;
+        write(&HEALTHY, &|door| Some(f64::from(u8::from(door.keyring().verdict() == Verdict::Healthy))))?;
+        write(&ENCRYPT_AGE, &|door| Some(door.keyring().since_success(Operation::Encrypt)?.as_secs_f64()))?;
+        write(&DECRYPT_AGE, &|door| Some(door.keyring().since_success(Operation::Decrypt)?.as_secs_f64()))?;
+        write(&LIMIT, &|door| Some(count(door.keyring().decrypt_limit())))?;
+        write(&CACHED, &|door| Some(count(door.cached())))?;
+        write(&MATERIAL, &|door| door.keyring().material_ends().map(unix))?;
+        write(&KEKS, &|door| Some(count(door.kek().held)))?;
+        write(&KEK_USES, &|door| Some(count(usize::try_from(door.kek().current?.uses).unwrap_or(usize::MAX))))?;
+        write(&KEK_AGE, &|door| Some(door.kek().current?.age.as_secs_f64()))?;
         let key_ids = self.doors.iter().filter_map(|door| {
             let active = door.keyring().active().ok()?;
             Some([labels(door), vec![("key_id", door.key_id(&active))]].concat())
         });
         let key_ids: Vec<_> = key_ids.collect();
-        gauges.write(
-            "kms_key_id_info",
-            "The key_id that the API server is told",
+        readings.gauges(
+            &KEY_ID,
             key_ids.iter().map(|labels| (labels.iter().map(|(name, value)| (*name, value.as_str())).collect(), 1.0)),
         )?;
         let expiry = self.credentials.expiry().map(unix);
-        gauges.write(
-            "credentials_expiry_timestamp_seconds",
-            "When the credentials in use end",
-            expiry.map(|at| (vec![("identity", self.credentials.label())], at)).into_iter(),
-        )
+        readings.gauges(&EXPIRY, expiry.map(|at| (vec![("identity", self.credentials.label())], at)).into_iter())
     }
 }
 

@@ -38,7 +38,7 @@ pub use self::{
     image::{Image, Shipped},
     node::{Event, Node, NodeOptions},
 };
-use crate::{eventually, loopback::own_address};
+use crate::{Metrics, eventually, loopback::own_address};
 
 /// A start takes two seconds, on a busy machine a good deal longer.
 const READY_WITHIN: Duration = Duration::from_secs(90);
@@ -266,10 +266,10 @@ impl ControlPlane {
     }
 
     /// The API server's metrics, as Prometheus reads them.
-    pub async fn metrics(&self) -> Result<String> {
+    pub async fn metrics(&self) -> Result<Metrics> {
         let (status, text) = self.api.text("/metrics").await?;
         ensure!(status == 200, "/metrics answers {status}: {text}");
-        Ok(text)
+        Metrics::read(&text)
     }
 
     async fn ready(&mut self) -> Result<()> {
@@ -325,10 +325,8 @@ impl ControlPlane {
 
     /// How often it has taken over a changed encryption config.
     async fn reloads(&self) -> Result<u64> {
-        let name = "apiserver_encryption_config_controller_automatic_reloads_total{";
-        let metrics = self.metrics().await?;
-        let succeeded = metrics.lines().find(|line| line.starts_with(name) && line.contains(r#"status="success""#));
-        let number = succeeded.and_then(|line| line.rsplit(' ').next()).map_or(Ok(0.0), str::parse::<f64>)?;
+        let name = "apiserver_encryption_config_controller_automatic_reloads_total";
+        let number = self.metrics().await?.sum(name, &[("status", "success")])?;
         // A count, so whole and small.
         Ok(number as u64)
     }

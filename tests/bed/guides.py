@@ -7,6 +7,7 @@ import collections
 import contextlib
 import importlib.machinery
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -156,6 +157,14 @@ def families(text):
     return {name.removesuffix(endings.get(kind, "")) + endings.get(kind, "") for name, kind in types}
 
 
+def listed(binary, *commands):
+    """The names of the metrics that a program says its commands may show; those of all its commands, if none is named."""
+    done = subprocess.run([binary, "list", "metrics", "--output=json"], capture_output=True, text=True, timeout=PATIENCE)
+    expect(done.returncode == 0, f"list metrics: {done.stderr}")
+    known = json.loads(done.stdout)
+    return {family["name"] for command in commands or known for family in known[command]}
+
+
 def free_address():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -221,16 +230,21 @@ def load(file):
     return list(yaml.load_all(file.read_text(), Strict))
 
 
+def hand_over():
+    """Begins anew with the Python beside the bed's LocalStack, which has what some have not."""
+    loader = importlib.machinery.SourceFileLoader("localstack_bed", str(ROOT / "tests/bed/localstack"))
+    bed = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(bed)
+    python = bed.install() / "venv/bin/python3"
+    os.execv(python, [python, *sys.argv])
+
+
 def with_yaml():
     """YAML; a Python that has none hands over to the bed's, and begins anew."""
     try:
         import yaml
     except ImportError:
-        loader = importlib.machinery.SourceFileLoader("localstack_bed", str(ROOT / "tests/bed/localstack"))
-        bed = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-        loader.exec_module(bed)
-        python = bed.install() / "venv/bin/python3"
-        os.execv(python, [python, *sys.argv])
+        hand_over()
 
     class Strict(yaml.SafeLoader):
         """Refuses a key that is there twice, as Kubernetes does."""

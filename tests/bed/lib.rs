@@ -12,6 +12,7 @@
 //! - [`aws_encryption_provider`] is the plugin that `coffer-kms` replaces, or a stand-in for it.
 //! - [`csi::Kubelet`] is a kubelet's end of a CSI driver, in a mount namespace of its own.
 //! - [`secrets_store_driver`] is the CSI driver that `coffer-injector provider` answers.
+//! - [`Metrics`] are what a program tells at `/metrics`.
 //! - [`TokenFile`] is a pod's web-identity token.
 //! - [`webhook`] is the API server's end of an admission webhook.
 //!
@@ -28,6 +29,7 @@ mod go_program;
 mod http;
 mod localstack;
 mod loopback;
+mod metrics;
 mod proc;
 mod program;
 pub mod proxy;
@@ -51,6 +53,7 @@ pub use self::{
     http::http_get,
     localstack::LocalStack,
     loopback::{free_port, own_address},
+    metrics::Metrics,
     proc::{Memory, Proc},
     program::{Process, Program},
     proxy::{Call, Fault, FaultProxy, Outcome, Rule, Times},

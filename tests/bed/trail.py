@@ -29,56 +29,177 @@ def records():
     token = "ASIADRIVERTOKENKEY01"
     return [
         # The driver's session begins with a token of the service account.
-        event("sts", "AssumeRoleWithWebIdentity", "08:00", web_identity("shop", "api"), COFFER,
-              {"roleArn": f"arn:aws:iam::{ACCOUNT}:role/shop-api", "roleSessionName": DRIVER},
-              response={"credentials": {"accessKeyId": token, "sessionToken": "…"},
-                        "subjectFromWebIdentityToken": "system:serviceaccount:shop:api",
-                        "provider": f"arn:aws:iam::{ACCOUNT}:oidc-provider/oidc.eks.{REGION}.amazonaws.com/id/EXAMPLE"}),
+        event(
+            "sts",
+            "AssumeRoleWithWebIdentity",
+            "08:00",
+            web_identity("shop", "api"),
+            COFFER,
+            {"roleArn": f"arn:aws:iam::{ACCOUNT}:role/shop-api", "roleSessionName": DRIVER},
+            response={
+                "credentials": {"accessKeyId": token, "sessionToken": "…"},
+                "subjectFromWebIdentityToken": "system:serviceaccount:shop:api",
+                "provider": f"arn:aws:iam::{ACCOUNT}:oidc-provider/oidc.eks.{REGION}.amazonaws.com/id/EXAMPLE",
+            },
+        ),
         # A batch is an entry for each secret.
         event(secret, "GetSecretValue", "08:01", session(DRIVER, key=token), COFFER, {"secretId": "prod/db"}),
         event(secret, "GetSecretValue", "08:01", session(DRIVER, key=token), COFFER, {"secretId": NEIGHBOUR}),
-        event(parameter, "GetParameters", "08:01", session(DRIVER, key=token), COFFER,
-              {"names": ["/prod/app/log-level", "/prod/app/other"], "withDecryption": True}),
+        event(
+            parameter,
+            "GetParameters",
+            "08:01",
+            session(DRIVER, key=token),
+            COFFER,
+            {"names": ["/prod/app/log-level", "/prod/app/other"], "withDecryption": True},
+        ),
         event(secret, "DescribeSecret", "08:02", session(DRIVER, key=token), COFFER, {"secretId": "prod/db"}),
         event(secret, "GetSecretValue", "09:00", session(SIDECAR), COFFER, {"secretId": SECRET}),
         event(secret, "GetSecretValue", "09:30", session(POD_IDENTITY), COFFER, {"secretId": "prod/db"}),
-        event(parameter, "GetParametersByPath", "09:31", session(POD_IDENTITY), COFFER, {"path": "/prod/app/", "recursive": True}),
+        event(
+            parameter,
+            "GetParametersByPath",
+            "09:31",
+            session(POD_IDENTITY),
+            COFFER,
+            {"path": "/prod/app/", "recursive": True},
+        ),
         event(secret, "GetSecretValue", "10:00", session(TASK), COFFER, {"secretId": "prod/db"}),
         # By a role of another account, with the ARN as it has to be there.
         event(secret, "GetSecretValue", "10:30", session(SIDECAR, account=OTHER), COFFER, {"secretId": SECRET}),
         # A person, and the instance's role.
-        event(secret, "GetSecretValue", "11:00", session("anna@example.com", role="AWSReservedSSO_Admin"), PYTHON, {"secretId": "prod/db"}),
-        event(secret, "GetSecretValue", "11:01", session(INSTANCE, role="node"), PYTHON, {"secretId": SECRET.rsplit("-", 1)[0]}),
-        event(parameter, "GetParameter", "11:02", session(INSTANCE, role="node"), PYTHON, {"name": "/prod/app/log-level:3"}),
+        event(
+            secret,
+            "GetSecretValue",
+            "11:00",
+            session("anna@example.com", role="AWSReservedSSO_Admin"),
+            PYTHON,
+            {"secretId": "prod/db"},
+        ),
+        event(
+            secret,
+            "GetSecretValue",
+            "11:01",
+            session(INSTANCE, role="node"),
+            PYTHON,
+            {"secretId": SECRET.rsplit("-", 1)[0]},
+        ),
+        event(
+            parameter,
+            "GetParameter",
+            "11:02",
+            session(INSTANCE, role="node"),
+            PYTHON,
+            {"name": "/prod/app/log-level:3"},
+        ),
         # Refused: no parameters, and the resource in the message.
-        event(secret, "GetSecretValue", "12:00", session("shop.web@coffer", role="shop-web"), COFFER, None, "AccessDenied",
-              f"User: arn:aws:sts::{ACCOUNT}:assumed-role/shop-web/shop.web@coffer is not authorized to perform: "
-              "secretsmanager:GetSecretValue on resource: prod/db because no identity-based policy allows the action"),
-        event(parameter, "GetParameters", "12:01", session("shop.web@coffer", role="shop-web"), COFFER, None, "AccessDeniedException",
-              f"User: arn:aws:sts::{ACCOUNT}:assumed-role/shop-web/shop.web@coffer is not authorized to perform: "
-              f"ssm:GetParameters on resource: arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/prod/app/log-level because"),
+        event(
+            secret,
+            "GetSecretValue",
+            "12:00",
+            session("shop.web@coffer", role="shop-web"),
+            COFFER,
+            None,
+            "AccessDenied",
+            f"User: arn:aws:sts::{ACCOUNT}:assumed-role/shop-web/shop.web@coffer is not authorized to perform: "
+            "secretsmanager:GetSecretValue on resource: prod/db because no identity-based policy allows the action",
+        ),
+        event(
+            parameter,
+            "GetParameters",
+            "12:01",
+            session("shop.web@coffer", role="shop-web"),
+            COFFER,
+            None,
+            "AccessDeniedException",
+            f"User: arn:aws:sts::{ACCOUNT}:assumed-role/shop-web/shop.web@coffer is not authorized to perform: "
+            f"ssm:GetParameters on resource: arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/prod/app/log-level because",
+        ),
         # Changes.
-        event(secret, "PutSecretValue", "13:00", session("anna@example.com", role="AWSReservedSSO_Admin"), PYTHON, {"secretId": "prod/db"}),
-        event(secret, "RotationSucceeded", "13:30", {"accountId": ACCOUNT, "invokedBy": "secretsmanager.amazonaws.com"},
-              "secretsmanager.amazonaws.com", None, additional={"SecretId": SECRET}, kind="AwsServiceEvent"),
-        event(parameter, "PutParameter", "13:31", session("anna@example.com", role="AWSReservedSSO_Admin"), PYTHON,
-              {"name": "/prod/app/log-level", "type": "String"}),
-        event(secret, "PutSecretValue", "13:32", session("anna@example.com", role="AWSReservedSSO_Admin"), PYTHON, {"secretId": "prod/db-admin"}),
+        event(
+            secret,
+            "PutSecretValue",
+            "13:00",
+            session("anna@example.com", role="AWSReservedSSO_Admin"),
+            PYTHON,
+            {"secretId": "prod/db"},
+        ),
+        event(
+            secret,
+            "RotationSucceeded",
+            "13:30",
+            {"accountId": ACCOUNT, "invokedBy": "secretsmanager.amazonaws.com"},
+            "secretsmanager.amazonaws.com",
+            None,
+            additional={"SecretId": SECRET},
+            kind="AwsServiceEvent",
+        ),
+        event(
+            parameter,
+            "PutParameter",
+            "13:31",
+            session("anna@example.com", role="AWSReservedSSO_Admin"),
+            PYTHON,
+            {"name": "/prod/app/log-level", "type": "String"},
+        ),
+        event(
+            secret,
+            "PutSecretValue",
+            "13:32",
+            session("anna@example.com", role="AWSReservedSSO_Admin"),
+            PYTHON,
+            {"secretId": "prod/db-admin"},
+        ),
         # The key: by Secrets Manager, by Parameter Store, by the plugin.
-        event("kms", "Decrypt", "14:00", session(DRIVER, invoked_by="secretsmanager.amazonaws.com"), "secretsmanager.amazonaws.com",
-              {"encryptionContext": {"SecretARN": SECRET, "SecretVersionId": "v1"}, "encryptionAlgorithm": "SYMMETRIC_DEFAULT"}),
-        event("kms", "Decrypt", "14:01", session(DRIVER, invoked_by="ssm.amazonaws.com"), "ssm.amazonaws.com",
-              {"encryptionContext": {"PARAMETER_ARN": f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/prod/app/other"}}),
-        event("kms", "Encrypt", "14:02", session(INSTANCE, role="prod-control-plane"), COFFER,
-              {"keyId": KEY, "encryptionContext": {"cluster": "prod"}}),
-        event("kms", "Decrypt", "14:03", session("anna@example.com", role="AWSReservedSSO_Admin"), PYTHON, {"keyId": KEY},
-              "AccessDenied", "no"),
-    ]  # fmt: skip
+        event(
+            "kms",
+            "Decrypt",
+            "14:00",
+            session(DRIVER, invoked_by="secretsmanager.amazonaws.com"),
+            "secretsmanager.amazonaws.com",
+            {
+                "encryptionContext": {"SecretARN": SECRET, "SecretVersionId": "v1"},
+                "encryptionAlgorithm": "SYMMETRIC_DEFAULT",
+            },
+        ),
+        event(
+            "kms",
+            "Decrypt",
+            "14:01",
+            session(DRIVER, invoked_by="ssm.amazonaws.com"),
+            "ssm.amazonaws.com",
+            {"encryptionContext": {"PARAMETER_ARN": f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/prod/app/other"}},
+        ),
+        event(
+            "kms",
+            "Encrypt",
+            "14:02",
+            session(INSTANCE, role="prod-control-plane"),
+            COFFER,
+            {"keyId": KEY, "encryptionContext": {"cluster": "prod"}},
+        ),
+        event(
+            "kms",
+            "Decrypt",
+            "14:03",
+            session("anna@example.com", role="AWSReservedSSO_Admin"),
+            PYTHON,
+            {"keyId": KEY},
+            "AccessDenied",
+            "no",
+        ),
+    ]
 
 
 def session(name, role="shop-api", account=ACCOUNT, key="ASIASOMEOTHERKEY0001", invoked_by=None):
     """Who acts under a role."""
-    issuer = {"type": "Role", "principalId": "AROAEXAMPLE", "arn": f"arn:aws:iam::{account}:role/{role}", "accountId": account, "userName": role}
+    issuer = {
+        "type": "Role",
+        "principalId": "AROAEXAMPLE",
+        "arn": f"arn:aws:iam::{account}:role/{role}",
+        "accountId": account,
+        "userName": role,
+    }
     identity = {
         "type": "AssumedRole",
         "principalId": f"AROAEXAMPLE:{name}",
@@ -102,7 +223,19 @@ def web_identity(namespace, account):
     }
 
 
-def event(service, name, at, identity, agent, parameters, error=None, message=None, response=None, additional=None, kind="AwsApiCall"):
+def event(
+    service,
+    name,
+    at,
+    identity,
+    agent,
+    parameters,
+    error=None,
+    message=None,
+    response=None,
+    additional=None,
+    kind="AwsApiCall",
+):
     number = next(_numbers)
     record = {
         "eventVersion": "1.11",

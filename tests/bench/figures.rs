@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use bed::aws::ParameterType;
-use bed::{Aws, FaultProxy, LocalStack, Process, Program, TokenFile, free_port, http_get, tmpfs_dir};
+use bed::{Aws, FaultProxy, LocalStack, Metrics, Process, Program, TokenFile, free_port, tmpfs_dir};
+use coffer::metrics::families;
 
 const LATENCY: Duration = Duration::from_millis(20);
 const SECRETS: usize = 10;
@@ -175,10 +176,10 @@ impl Bench {
 
     /// Each look makes one GetParameters.
     async fn looks_so_far(&self, port: u16) -> Result<u64> {
-        let (_, metrics) = http_get(&format!("http://127.0.0.1:{port}/metrics")).await?;
-        let line = "coffer_aws_calls_total{action=\"ssm:GetParameters\",result=\"ok\"} ";
-        let count = metrics.lines().find_map(|text| text.strip_prefix(line)).unwrap_or("0");
-        Ok(count.parse()?)
+        let metrics = Metrics::of_ours(&format!("http://127.0.0.1:{port}/metrics"), families()).await?;
+        let looks = metrics.sum("coffer_aws_calls_total", &[("action", "ssm:GetParameters"), ("result", "ok")])?;
+        // A count, so whole and small.
+        Ok(looks as u64)
     }
 }
 

@@ -10,9 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bed::{
-    Aws, Call, ControlPlane, ControlPlaneOptions, Fault, FaultProxy, LocalStack, Node, NodeOptions, Process, Rule,
-    Service, aws::ParameterType, eventually, http_get, own_address, unique_name,
+    Aws, Call, ControlPlane, ControlPlaneOptions, Fault, FaultProxy, LocalStack, Metrics, Node, NodeOptions, Process,
+    Rule, Service, aws::ParameterType, eventually, http_get, own_address, unique_name,
 };
+use coffer_injector::csi::families;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -111,12 +112,9 @@ impl Ground {
         self.plane.api().create(path, &driver).await.map(drop)
     }
 
-    /// The sum of a metric's samples with that label.
-    async fn metric(&self, name: &str, label: &str) -> Result<f64> {
-        let (_, text) = http_get(&format!("http://{}/metrics", self.listen)).await?;
-        let samples = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
-        let values = samples.filter_map(|line| line.rsplit(' ').next()).map(str::parse::<f64>);
-        values.sum::<Result<_, _>>().with_context(|| text.clone())
+    /// The sum of a metric's samples with these labels; 0 where there is none yet.
+    async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        Metrics::of_ours(&format!("http://{}/metrics", self.listen), families()).await?.sum(name, labels)
     }
 
     /// A new namespace with these labels, in which the service account `api` has the role of that name.
@@ -377,7 +375,7 @@ async fn the_kubelet_that_comes_again_costs_nothing() -> Result<()> {
     let pod = shop.create(&shop.pod(&attributes)).await?;
     pod.runs().await?;
     let asked = || ground.proxy.calls().iter().filter(|call| asks_for(call, "calm/key")).count();
-    let again = async || ground.metric("coffer_csi_publishes_total", r#"result="already""#).await;
+    let again = async || ground.metric("coffer_csi_publishes_total", &[("result", "already")]).await;
     let (before, generation, first) = (asked(), pod.generation()?, again().await?);
     // By then it has come at least twice to every pod there is.
     tokio::time::sleep(SYNC * 4).await;
@@ -417,7 +415,7 @@ async fn volumes_outlive_the_kubelet_and_the_driver_and_rotation_goes_on() -> Re
     let shop = Shop { ground: &ground, namespace };
     let pod = Pod { shop: &shop, name, uid };
     // The kubelet looks for drivers anew, and asks for every volume again.
-    let published = async || ground.metric("coffer_csi_publishes_total", r#"result="already""#).await;
+    let published = async || ground.metric("coffer_csi_publishes_total", &[("result", "already")]).await;
     let before = published().await?;
     eventually(SOON, async || {
         ensure!(published().await? > before, "the kubelet has not come again");
@@ -433,7 +431,7 @@ async fn volumes_outlive_the_kubelet_and_the_driver_and_rotation_goes_on() -> Re
     let driver = ground.start_driver().await?;
     // The kubelet brings the volume and its tokens back.
     eventually(SOON, async || {
-        ensure!(ground.metric("coffer_csi_volumes", "").await? >= 1.0, "the driver knows of no volume yet");
+        ensure!(ground.metric("coffer_csi_volumes", &[]).await? >= 1.0, "the driver knows of no volume yet");
         Ok(())
     })
     .await?;

@@ -14,7 +14,7 @@ use crate::fixture::{
 };
 
 /// When each provider's Status was heard last, in seconds since 1970.
-const HEARD: &str = "apiserver_envelope_encryption_key_id_hash_status_last_timestamp_seconds{";
+const HEARD: &str = "apiserver_envelope_encryption_key_id_hash_status_last_timestamp_seconds";
 
 #[tokio::test]
 async fn a_running_api_server_notices_no_swap_of_the_plugins() -> Result<()> {
@@ -95,9 +95,7 @@ async fn heard_and_ready(plane: &ControlPlane) -> Result<()> {
             unready.get_or_insert(text);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let metrics = plane.metrics().await?;
-        let last = metrics.lines().filter(|line| line.starts_with(HEARD)).filter_map(|line| line.rsplit(' ').next());
-        let last = last.filter_map(|number| number.parse().ok()).fold(0.0, f64::max);
+        let last = plane.metrics().await?.values(HEARD, &[])?.into_iter().fold(0.0, f64::max);
         ensure!(last > swapped, "it has not asked since");
         Ok(())
     });

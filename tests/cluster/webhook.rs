@@ -15,11 +15,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bed::{
-    Aws, ControlPlane, ControlPlaneOptions, FaultProxy, LocalStack, Node, NodeOptions,
+    Aws, ControlPlane, ControlPlaneOptions, FaultProxy, LocalStack, Metrics, Node, NodeOptions,
     aws::ParameterType,
     cluster::{Forward, Image},
-    eventually, http_get, unique_name,
+    eventually, unique_name,
 };
+use coffer_injector::webhook::metrics::families;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -195,9 +196,8 @@ impl Ground {
     async fn reviews(&self) -> Result<f64> {
         let mut sum = 0.0;
         for replica in self.replicas().await? {
-            let (status, text) = http_get(&format!("http://{}:9466/metrics", replica.address)).await?;
-            ensure!(status == 200, "/metrics answers {status}: {text}");
-            sum += samples(&text, "coffer_webhook_admissions_total", &[])?;
+            let metrics = Metrics::of_ours(&format!("http://{}:9466/metrics", replica.address), families()).await?;
+            sum += metrics.sum("coffer_webhook_admissions_total", &[])?;
         }
         Ok(sum)
     }
@@ -205,7 +205,8 @@ impl Ground {
     /// The calls to the webhook that the API server counts.
     async fn calls(&self) -> Result<f64> {
         let metrics = self.plane.metrics().await?;
-        samples(&metrics, "apiserver_admission_webhook_request_total", &["coffer.dev"])
+        let of = |name| metrics.sum("apiserver_admission_webhook_request_total", &[("name", name)]);
+        Ok(of("inject.coffer.dev")? + of("required.coffer.dev")?)
     }
 
     /// A new namespace with these labels, in which the service account `api` has the role of that name.
@@ -353,13 +354,6 @@ pub(crate) fn asks_for_password() -> Value {
 fn claims(token: &str) -> Result<Value> {
     let claims = token.split('.').nth(1).context("not a token")?;
     Ok(serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims)?)?)
-}
-
-/// The sum of a metric's samples whose labels have all of these words.
-fn samples(text: &str, name: &str, words: &[&str]) -> Result<f64> {
-    let found = text.lines().filter(|line| line.starts_with(name) && words.iter().all(|word| line.contains(word)));
-    let values = found.filter_map(|line| line.rsplit(' ').next()).map(str::parse::<f64>);
-    values.sum::<Result<_, _>>().with_context(|| format!("{name} is no number"))
 }
 
 /// The names of a pod's init containers.

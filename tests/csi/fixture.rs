@@ -6,9 +6,10 @@ use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use bed::{
-    Aws, Call, Fault, FaultProxy, LocalStack, Process, Program, Rule, Service, aws::ParameterType, csi::Kubelet,
-    csi::PodVolume, eventually, http_get, own_address,
+    Aws, Call, Fault, FaultProxy, LocalStack, Metrics, Process, Program, Rule, Service, aws::ParameterType,
+    csi::Kubelet, csi::PodVolume, eventually, http_get, own_address,
 };
+use coffer_injector::csi::families;
 use coffer_injector::proto::csi::ProbeRequest;
 use tonic::{Code, Status};
 
@@ -288,18 +289,9 @@ impl Driver {
         http_get(&format!("http://{}{path}", self.listen)).await
     }
 
-    /// The sum of a metric's samples that bear all of these labels, each as `name="value"`.
-    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
-        let (status, text) = self.get("/metrics").await?;
-        ensure!(status == 200, "{status}: {text}");
-        let samples: Vec<_> = text
-            .lines()
-            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
-            .collect();
-        ensure!(!samples.is_empty(), "there is no {name} in\n{text}");
-        let values = samples.into_iter().filter(|line| labels.iter().all(|label| line.contains(label)));
-        let values = values.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<f64>());
-        values.sum::<Result<f64, _>>().with_context(|| text.clone())
+    /// The sum of a metric's samples with these labels; 0 where there is none yet.
+    pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        Metrics::of_ours(&format!("http://{}/metrics", self.listen), families()).await?.sum(name, labels)
     }
 
     /// Ends it as a crash would.

@@ -181,10 +181,9 @@ async fn metrics_tell_of_publishes_and_volumes() -> Result<()> {
     let (status, text) = driver.get("/metrics").await?;
     ensure!(status == 200);
     ensure!(text.ends_with("# EOF\n"), "not OpenMetrics:\n{text}");
-    ensure!(text.lines().any(|line| line.starts_with("coffer_")), "none of ours:\n{text}");
-    let volumes =
-        text.lines().find(|line| line.starts_with("coffer_volumes") || line.starts_with("coffer_csi_volumes"));
-    ensure!(volumes.is_some_and(|line| line.ends_with(" 1.0")), "{volumes:?} in\n{text}");
+    ensure!(driver.metric("coffer_csi_volumes", &[]).await? == 1.0, "{text}");
+    ensure!(driver.metric("coffer_csi_publishes_total", &[("result", "new")]).await? == 1.0, "{text}");
+    ensure!(driver.metric("coffer_csi_publishes_total", &[]).await? == 2.0, "{text}");
     Ok(())
 }
 
@@ -195,8 +194,8 @@ async fn metrics_may_bear_the_secrets_store_drivers_names() -> Result<()> {
     fixture.kubelet.publish(&volume).await?;
     ensure!(fixture.kubelet.publish(&fixture.pod("a", "[{name: a, from: 'secretsmanager:absent'}]")?).await.is_err());
     fixture.kubelet.unpublish(&volume).await?;
-    ensure!(driver.metric("node_publish_total", &[r#"provider="aws""#]).await? >= 1.0);
-    ensure!(driver.metric("node_publish_error_total", &[r#"provider="aws""#]).await? >= 1.0);
+    ensure!(driver.metric("node_publish_total", &[("provider", "aws")]).await? >= 1.0);
+    ensure!(driver.metric("node_publish_error_total", &[("provider", "aws")]).await? >= 1.0);
     ensure!(driver.metric("node_unpublish_total", &[]).await? >= 1.0);
     Ok(())
 }

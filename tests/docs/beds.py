@@ -31,6 +31,8 @@ class Bed:
         self.bin = Path(told["bin"])
         self.kubeconfig = told["kubeconfig"]
         self.localstack = told["localstack"]
+        # For a walk: a clone to go through, on a cluster with a node.
+        self.clone = told.get("clone")
         self.kube = only(built(), "tests/cluster/build")
         self.helm = only(built("helm"), "tests/cluster/build helm")
         self.venv = localstack() / "venv"

@@ -64,6 +64,23 @@ def blocks(guide):
     return found
 
 
+def headers(commands):
+    """The commands in the comments of files under deploy/: indented, as `#   kubectl apply -f driver.yaml`."""
+    for file in files("Dockerfile", ".yaml", ".yml", ".service", ".socket", ".sql"):
+        # From these come comments of others, which are read there.
+        if "deploy/helm/" in str(file):
+            continue
+        found, first = [], 0
+        for at, line in enumerate([*file.read_text().splitlines(), ""], 1):
+            command = re.match(r"#   +(\S.*)$", line)
+            if command and (found or first_word(command[1]) in commands):
+                first = first or at
+                found.append(command[1])
+            elif found:
+                yield Block(file, first, "sh", "\n".join(found) + "\n")
+                found, first = [], 0
+
+
 def kind(block, commands):
     """What a block is: by its language, and without one by what stands in it. None where nothing fits."""
     lines = [line for line in block.text.splitlines() if line.strip()]

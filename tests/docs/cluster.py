@@ -12,7 +12,8 @@ from guides import PATIENCE, expect, yaml
 class Cluster:
     """Knows what was there at first."""
 
-    def __init__(self, kubeconfig):
+    def __init__(self, kubeconfig, kept):
+        """`kept` says of which definitions they are to stay, by their names' endings."""
         config = yaml.safe_load(open(kubeconfig))
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         trust = ssl.create_default_context()
@@ -21,12 +22,13 @@ class Cluster:
         address = urllib.parse.urlsplit(cluster["server"])
         self.connection = http.client.HTTPSConnection(address.hostname, address.port, context=trust, timeout=PATIENCE)
         self.headers = {"authorization": f"Bearer {user['token']}", "content-type": "application/json"}
+        self.kept = kept
         self.first = {path for path, _ in self._objects()}
 
     def restore(self):
         """Deletes what was not there at first. What holds an object back until somebody has done something goes too."""
         deadline = time.monotonic() + PATIENCE
-        while found := [one for one in self._objects() if one[0] not in self.first]:
+        while found := [one for one in self._objects() if one[0] not in self.first and not self._stays(one[0])]:
             expect(time.monotonic() < deadline, f"these do not go: {[path for path, _ in found]}")
             # Whatever acts on others goes first.
             for path, one in sorted(found, key=lambda one: "admissionregistration" not in one[0]):
@@ -40,6 +42,9 @@ class Cluster:
                     if there.get("spec"):
                         there["spec"]["finalizers"] = []
                         self._ask("PUT", f"{path}/finalize", there)
+
+    def _stays(self, path):
+        return "/customresourcedefinitions/" in path and path.endswith(self.kept)
 
     def _objects(self):
         """Every object there is, with its path."""

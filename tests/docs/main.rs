@@ -3,6 +3,8 @@
 //! Here is what they run against: LocalStack with the examples' names in it, a control plane that encrypts by
 //! `coffer-kms`, the programs. The reading is `tests/docs/check`, which this calls.
 
+mod walk;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -37,24 +39,32 @@ const READY_WITHIN: Duration = Duration::from_secs(40);
 #[tokio::test]
 async fn every_command_and_manifest_is_right() -> Result<()> {
     let chosen = std::env::var(GUIDES).unwrap_or_default();
-    check("check.json", &chosen.split_whitespace().collect::<Vec<_>>()).await
+    check(&chosen.split_whitespace().collect::<Vec<_>>()).await
 }
 
-/// Starts what the guides take for granted, and has the script read them.
-async fn check(name: &str, arguments: &[&str]) -> Result<()> {
+/// Starts what the guides take for granted, and has the script read them, all or those that are named.
+async fn check(arguments: &[&str]) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("coffer-docs-bed-").tempdir()?;
     let localstack = LocalStack::shared().await?;
     let aws = Aws::in_account(localstack.url(), ACCOUNT);
     fill(&aws).await?;
     let plugin = Plugin::start(&aws, localstack.url(), &folder).await?;
     let plane = ControlPlane::start(ControlPlaneOptions::default().encryption(plugin.encryption())).await?;
-    let told = folder.path().join(name);
     let parts = json!({
         "bin": Program::new("coffer").path()?.parent(),
         "etcd": plane.etcd().url(),
         "kubeconfig": plane.kubeconfig(),
         "localstack": localstack.url(),
     });
+    read(&folder, &parts, arguments).await?;
+    plane.stop().await?;
+    plugin.process.stop().await?;
+    Ok(())
+}
+
+/// Has the script read the guides, all or some, and run their commands before these parts.
+async fn read(folder: &TempDir, parts: &Value, arguments: &[&str]) -> Result<()> {
+    let told = folder.path().join("bed.json");
     std::fs::write(&told, parts.to_string())?;
     let mut script = Command::new(SCRIPT);
     script.arg("--until-stdin-closes").arg(&told).args(arguments).current_dir(ROOT).stdin(Stdio::piped());
@@ -63,8 +73,6 @@ async fn check(name: &str, arguments: &[&str]) -> Result<()> {
     let held = script.stdin.take();
     let status = tokio::task::spawn_blocking(move || script.wait()).await??;
     drop(held);
-    plane.stop().await?;
-    plugin.process.stop().await?;
     ensure!(status.success(), "{SCRIPT} found mistakes, see above");
     Ok(())
 }

@@ -48,7 +48,13 @@ HELD = [
     (r"deploy/helm/coffer/monitoring/", "tests/watch", "monitoring"),
     (r"deploy/seccomp/[\w-]+\.json", "tests/sidecar", "seccomp"),
 ]
-PLACEHOLDER = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+# Kinds that come out of the chart, and stand in no manifest.
+OF_THE_CHART = [
+    ("monitoring.coreos.com/v1", "PodMonitor"),
+    ("monitoring.coreos.com/v1", "PrometheusRule"),
+    ("cert-manager.io/v1", "Issuer"),
+    ("cert-manager.io/v1", "Certificate"),
+]
 
 
 class Manifests:
@@ -414,31 +420,43 @@ class Manifests:
             self._first()
             list(pool.map(lambda one: self._guarded(one[0], lambda: self._apply(one[0], one[1])), self.wholes))
 
-    def _first(self):
-        """What objects need to be there: namespaces, service accounts, definitions of kinds."""
-        objects = [one for _, _, objects in self.wholes for one in objects]
+    def define(self):
+        """Kinds that a plain API server has not: ours, by their definition, and those of others."""
         made = {}
         for file in sorted((ROOT / "deploy/csi/crds").glob("*.yaml")):
             for one in yaml.safe_load_all(file.read_text()):
-                made["crd", one["metadata"]["name"]] = one
-        for one in objects:
-            group, _, version = one["apiVersion"].rpartition("/")
-            if group in FOREIGN:
-                definition = definition_of(group, version, one)
-                made["crd", definition["metadata"]["name"]] = definition
-            namespace = one["metadata"].get("namespace", "default")
-            made.setdefault(("namespace", namespace), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-            accounts = ["default"] + [spec["serviceAccountName"] for _, spec in [pod_of(one) or (0, {})] if "serviceAccountName" in spec]
-            for account in accounts:
-                made["serviceaccount", namespace, account] = {
-                    "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": namespace},
-                }
-        order = sorted(made.items(), key=lambda item: ["namespace", "serviceaccount", "crd"].index(item[0][0]))
-        done = self.bed.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=yaml.safe_dump_all([one for _, one in order]))
-        expect(done.returncode == 0, f"what is needed first cannot be made: {done.stderr.strip()}")
-        names = [name for what, *name in made if what == "crd"]
-        waited = self.bed.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name[0]}" for name in names))
+                made[one["metadata"]["name"]] = one
+        kinds = [(one["apiVersion"], one["kind"]) for _, _, objects in self.wholes for one in objects]
+        for version, kind in [*OF_THE_CHART, *kinds]:
+            if version.rpartition("/")[0] in FOREIGN:
+                definition = definition_of(version, kind)
+                made[definition["metadata"]["name"]] = definition
+        self._make(made.values())
+        waited = self.bed.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in made))
         expect(waited.returncode == 0, f"the definitions do not come up: {waited.stderr}")
+
+    def _first(self):
+        """What objects need to be there: their kinds, namespaces, service accounts."""
+        self.define()
+        spaces, accounts = set(), set()
+        for one in (one for _, _, objects in self.wholes for one in objects):
+            namespace = one["metadata"].get("namespace", "default")
+            spaces.add(namespace)
+            accounts.add((namespace, "default"))
+            if pod := pod_of(one):
+                accounts.add((namespace, pod[1].get("serviceAccountName", "default")))
+        self._make({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in sorted(spaces))
+        self._make(
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": space}}
+            for space, name in sorted(accounts)
+        )
+
+    def _make(self, objects):
+        text = yaml.safe_dump_all(objects)
+        if not text:
+            return
+        done = self.bed.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=text)
+        expect(done.returncode == 0, f"what is needed first cannot be made: {done.stderr.strip()}")
 
     def _apply(self, place, text):
         done = self.bed.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", input=text)
@@ -512,19 +530,20 @@ def asks_for_coffer(value):
     return str(annotations.get("coffer.dev/inject", "")).lower() == "true"
 
 
-def definition_of(group, version, one):
+def definition_of(version, kind):
     """A definition that takes anything of that kind."""
-    plural = one["kind"].lower()
+    group, _, version = version.rpartition("/")
+    plural = kind.lower()
     plural = plural[:-1] + "ies" if plural.endswith("y") else plural + ("es" if plural.endswith("s") else "s")
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    scope = "Cluster" if one["kind"].startswith(("Cluster", "Global")) else "Namespaced"
+    scope = "Cluster" if kind.startswith(("Cluster", "Global")) else "Namespaced"
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {"name": f"{plural}.{group}", "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}},
         "spec": {
             "group": group,
-            "names": {"kind": one["kind"], "plural": plural},
+            "names": {"kind": kind, "plural": plural},
             "scope": scope,
             "versions": [{"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}],
         },

@@ -20,8 +20,23 @@ kubectl apply -f - <<END
 {apiVersion: v1, kind: Node, metadata: {name: node-1}}
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: api, namespace: shop}}
 END
 """
+# The kinds of the Secrets Store CSI driver, which is there.
+CLASSES = """\
+kubectl apply -f "$COFFER_DOCS_REPOSITORY/deploy/csi/crds"
+kubectl wait --for=condition=Established crd --all
+"""
+# A program of the reader's own.
+SERVER = "printf '#!/bin/sh\\n' > server && chmod +x server\n"
+# The secret of the examples is still to be made.
+NO_SECRET = "aws secretsmanager delete-secret --secret-id prod/db --force-delete-without-recovery > /dev/null\n"
+# As after `deploy/build` of each program.
+BUILT = '(cd "$COFFER_DOCS_REPOSITORY" && for program in coffer coffer-injector coffer-kms; do deploy/build $program > /dev/null; done)\n'
+# Between two blocks: what went before was another way.
+ANEW = "# On a new cluster.\n:\n"
 # One object more in etcd, under the name that the guide has.
 OBJECT = "kubectl create secret generic db --from-literal=password=hunter1\nkubectl create secret generic db1 --from-literal=password=hunter1\n"
 PLUGIN = f"""\
@@ -50,15 +65,12 @@ END
 """
 
 BEFORE = {
-    "README.md": f"""\
-{POD}
-printf '#!/bin/sh\\n' > server && chmod +x server
-cp deploy/kms/encryption/new.yaml config.yaml
-""",
+    "README.md": SERVER,
     "deploy/csi/README.md": CLUSTER,
     "deploy/csi/migration.md": f"""\
 {CLUSTER}
-kubectl apply -f crds -f examples/class.yaml
+{CLASSES}
+kubectl apply -f examples/class.yaml
 for name in csi-secrets-store-secrets-store-csi-driver csi-secrets-store-provider-aws; do
     kubectl apply -f - <<END
 apiVersion: apps/v1
@@ -88,6 +100,28 @@ END
 kubectl -n kube-system wait --for=condition=Ready pod/coffer-csi-takeover-1
 touch YOURS
 """,
+    # What the comments of these files' heads say.
+    "deploy/csi/*": BUILT,
+    "deploy/csi/examples/*": CLUSTER + CLASSES,
+    "deploy/ecs/*": BUILT,
+    "deploy/kms/*": f"""\
+{BUILT}mkdir -p /etc/kubernetes/manifests
+kubectl -n kube-system create configmap kubeadm-config --from-literal=ClusterConfiguration=kind
+""",
+    "deploy/network/*": CLUSTER,
+    "deploy/docs/cloudwatch.md": "cp ../systemd/coffer.yaml .\n",
+    "deploy/docs/from-ascp.md": CLUSTER + CLASSES + "kubectl apply -f ../csi/driver.yaml\n",
+    "deploy/docs/from-aws-agent.md": "echo token > /var/run/awssmatoken\n",
+    "deploy/docs/from-aws-encryption-provider.md": f"""\
+mkdir -p /etc/kubernetes/manifests /etc/kubernetes/encryption
+touch /etc/kubernetes/manifests/aws-encryption-provider.yaml
+cp ../kms/encryption/new.yaml /etc/kubernetes/encryption/config.yaml
+{PLUGIN}
+""",
+    "deploy/docs/from-external-secrets.md": CLUSTER,
+    "deploy/docs/from-secrets-store-driver.md": CLUSTER + CLASSES,
+    "deploy/docs/from-vault-agent.md": CLUSTER + NO_SECRET,
+    "deploy/docs/sidecar.md": SERVER,
     "deploy/kms/README.md": f"""\
 {OBJECT}
 aws iam create-role --role-name prod-control-plane --assume-role-policy-document file://../iam/trust-ec2.json > /dev/null
@@ -109,6 +143,15 @@ touch snapshot.db
 
 # What comes about between two blocks, by the guide and the words that the second one holds.
 BETWEEN = {
+    "README.md": {"create-secret": NO_SECRET},
+    "deploy/helm/README.md": {
+        "--set csi.enabled=false": ANEW,
+        "--kube-version": ANEW,
+        "INJECTOR_DIGEST": ANEW,
+        "upgrade --install coffer deploy/helm/coffer --namespace coffer-system --values": f"{ANEW}kubectl create namespace coffer-system\n",
+        # What the plain manifests have made.
+        "--take-ownership": f"{ANEW}kubectl apply -f ../webhook/webhook.yaml -f ../csi/driver.yaml -f ../csi/csidriver.yaml\n",
+    },
     "deploy/kms/rotation.md": {
         "kms cancel-key-deletion": f"aws kms enable-key --key-id {KEY}\naws kms schedule-key-deletion --key-id {KEY} > /dev/null\n",
         "key_id_info.*#local-kek": f"""\
@@ -124,7 +167,25 @@ APPLIES = {f"deploy/docs/from-{whence}.md" for whence in ("ascp", "external-secr
 
 
 def of(guide):
-    return {"variables": VARIABLES, "before": BEFORE.get(guide, ""), "between": BETWEEN.get(guide, {}), "applies": guide in APPLIES}
+    return {"says": {}, "after": {}, "variables": VARIABLES, "before": BEFORE.get(guide, ""), "between": BETWEEN.get(guide, {}), "applies": guide in APPLIES}
+
+
+# The README in a clean clone, on a cluster with a node: what its commands print, and what its text promises after them.
+WALK = {
+    "variables": {"HOSTNAME": "node-1"},
+    "before": SERVER,
+    "between": {},
+    "applies": False,
+    "says": {"cat /run/secrets/": r"hunter2\s*hunter2", "/coffer status": "prod/db"},
+    "after": {
+        "put-secret-value": """\
+for reader in "deployment/api -c api -- cat /run/secrets/coffer/db-password" "volume -- cat /run/secrets/app/db-password"; do
+    timeout 150 sh -c "until kubectl -n shop exec $reader | grep -q hunter3; do sleep 2; done"
+done
+test "$(kubectl -n shop get pods -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}')" = "0 0"
+""",
+    },
+}
 
 
 def image_has(image, path):

@@ -28,7 +28,7 @@ REAL = (
 ).split()
 # What the stand-in is for: see there what is real behind it.
 STOOD_IN = (
-    "aws coffer coffer-injector coffer-kms crictl curl docker etcd etcdctl etcdutl helm journalctl kops kubectl systemctl "
+    "aws coffer coffer-injector coffer-kms crictl curl docker etcd etcdctl etcdutl helm journalctl kops kubeadm kubectl systemctl "
     "systemd-sysusers getent vault"
 ).split()
 # Scripts of the repository that do what takes too long here, and have a step of tests/run of their own.
@@ -69,7 +69,7 @@ class Shell:
     def __init__(self, bed):
         self.bed = bed
         # Before anybody else.
-        self.cluster = cluster.Cluster(bed.kubeconfig)
+        self.cluster = cluster.Cluster(bed.kubeconfig, tuple(f".{group}" for group in manifests.FOREIGN))
         self.blocks = {}
         self.files = {}
         self.taken = {}
@@ -77,7 +77,9 @@ class Shell:
         self.failures = []
 
     def block(self, block, kind):
-        self.blocks.setdefault(block.guide, []).append((block, kind))
+        # Those in comments of a folder's files are read one after the other, as a guide's are.
+        guide = block.guide if block.guide.suffix == ".md" else block.guide.parent / "*"
+        self.blocks.setdefault(guide, []).append((block, kind))
 
     def file(self, block):
         """A block of YAML or JSON; if its first line is a comment with a file's name, the reader has it under that name."""
@@ -93,14 +95,20 @@ class Shell:
                 continue
             if not chosen or guide in chosen:
                 try:
-                    self.cluster.restore()
+                    if not self.bed.clone and self._needs_cluster(guide, found):
+                        self.cluster.restore()
                     self._guide(guide, found)
                 except Failure as error:
                     self.failures.append((str(guide.relative_to(ROOT)), str(error)))
 
+    @staticmethod
+    def _needs_cluster(guide, found):
+        texts = [scenes.of(str(guide.relative_to(ROOT)))["before"], *(block.text for block, _ in found)]
+        return any(re.search(r"\b(kubectl|helm) ", text) for text in texts)
+
     def _guide(self, guide, found):
         name = str(guide.relative_to(ROOT))
-        with Scene(self.bed, name, self.files.get(guide, {})) as scene:
+        with Scene(self.bed, self.cluster, name, self.files.get(guide, {})) as scene:
             for block, kind in found:
                 if kind == "manifest":
                     scene.manifest(block)
@@ -115,21 +123,27 @@ class Shell:
                         self.only.append((str(block), f"`{event['what']}`: {event['why']}"))
                 if wrong:
                     self.failures.append((str(block), wrong))
+                if wrong and self.bed.clone:
+                    # All else would wait for what does not come.
+                    break
 
 
 class Scene:
     """What a reader of one guide has before the first command, and what the commands make of it."""
 
-    def __init__(self, bed, guide, files):
-        self.bed, self.guide, self.files = bed, guide, files
-        self.there = scenes.of(guide)
+    def __init__(self, bed, cluster, guide, files):
+        self.bed, self.cluster, self.guide, self.files = bed, cluster, guide, files
+        self.there = scenes.of(guide) if not bed.clone else scenes.WALK
         self.last = None
+        # Pods that are really made take their time.
+        self.pristine = None
+        self.patience = (10 if bed.clone else 2) * PATIENCE
 
     def __enter__(self):
         self.stack = contextlib.ExitStack()
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="guide-", dir=self.bed.folder)))
         self.log = self.folder / "log"
-        self.copy = copy_of_repository(self.folder / "coffer")
+        self.copy = Path(self.bed.clone) if self.bed.clone else copy_of_repository(self.folder / "coffer")
         for name, text in self.files.items():
             ((self.copy / self.guide).parent / name).write_text(text)
         programs(self.folder / "bin")
@@ -162,18 +176,29 @@ class Scene:
         done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode != 0:
             return f"no shell: {done.stderr.strip()}"
-        for name in re.findall(r"(?<![\w/>.-])[\w-]+\.ya?ml\b", block.text):
+        for name in re.findall(r"(?<![\w/>.-])(?:/etc/coffer/)?[\w-]+\.ya?ml\b", block.text):
             file = self._where(block) / name
             if self.last and not file.exists() and f"> {name}" not in block.text:
+                file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(self.last.text)
         for words, script in self.there["between"].items():
             if words in block.text:
+                if script.startswith(scenes.ANEW):
+                    self.cluster.restore()
                 between = self._bash((self.copy / self.guide).parent, script)
                 expect(between.returncode == 0, f"{block}: what comes before it: {between.stderr}")
                 self.events()
         done = self._bash(self._where(block), block.text)
         if done.returncode != 0:
             return f"ended with {done.returncode}: {(done.stderr.strip() or done.stdout.strip())[-1500:]}"
+        for words, said in self.there["says"].items():
+            if words in block.text and not re.search(said, done.stdout):
+                return f"does not say {said}, but {done.stdout}"
+        for words, script in self.there["after"].items():
+            if words in block.text:
+                after = self._bash(self.copy, script)
+                if after.returncode != 0:
+                    return f"what the text promises does not come about: {script}{after.stdout}{after.stderr}"
         return None
 
     def console(self, block):
@@ -221,15 +246,16 @@ class Scene:
         if not state.exists():
             environment |= self.there.get("variables", {})
         (self.folder / "home").mkdir(exist_ok=True)
-        environment["__PRISTINE"] = self._pristine(environment)
+        self.pristine = self.pristine or self._pristine(environment)
+        environment["__PRISTINE"] = self.pristine
         try:
             return subprocess.run(
                 ["bash", str(script)], cwd=where, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                errors="replace", timeout=2 * PATIENCE,
+                errors="replace", timeout=self.patience,
             )
         except subprocess.TimeoutExpired as error:
             said = (error.stderr or b"").decode(errors="replace")
-            return subprocess.CompletedProcess([], 124, "", f"it does not end within {2 * PATIENCE} s: {said}")
+            return subprocess.CompletedProcess([], 124, "", f"it does not end within {self.patience} s: {said}")
 
     def _pristine(self, environment):
         kept = set(self.there.get("variables", {}))
@@ -344,7 +370,8 @@ def end_with_stdin():
     """Ends at once when whoever holds the other end is gone."""
 
     def wait():
-        while sys.stdin.buffer.read(4096):
+        # Past Python's own buffer, whose lock this thread would hold when the others have ended.
+        while os.read(0, 4096):
             pass
         os._exit(1)
 

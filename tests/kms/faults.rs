@@ -262,7 +262,7 @@ async fn an_outage_is_bridged_for_max_stale_and_no_longer() -> Result<()> {
         sleep(Duration::from_millis(50)).await;
     }
     read(&plugin.api, &pairs[1]).await?;
-    let stale = plugin.metric("coffer_kms_decrypt_sources_total", &[r#"source="stale""#]).await?;
+    let stale = plugin.metric("coffer_kms_decrypt_sources_total", &[("source", "stale")]).await?;
     ensure!(stale > 10.0, "{stale} values were served past their time");
     sleep(Duration::from_millis(1_500)).await;
     for pair in &pairs {

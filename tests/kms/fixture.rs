@@ -6,9 +6,10 @@ use std::{collections::HashMap, fmt, net::SocketAddr, path::PathBuf, time::Durat
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bed::{
-    Aws, Call, Fault, FaultProxy, LocalStack, Process, Program, Rule, Service, eventually, http_get, own_address,
-    seccomp::confined,
+    Aws, Call, Fault, FaultProxy, LocalStack, Metrics, Process, Program, Rule, Service, eventually, http_get,
+    own_address, seccomp::confined,
 };
+use coffer_kms::metrics::families;
 use coffer_kms::proto::{
     v1beta1::{self, key_management_service_client::KeyManagementServiceClient as V1Client},
     v2::{self, key_management_service_client::KeyManagementServiceClient as V2Client},
@@ -161,16 +162,9 @@ impl Plugin {
         http_get(&format!("http://{}{path}", self.listen)).await
     }
 
-    /// The sum of a metric's samples that bear all of these labels, each as `name="value"`.
-    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
-        let (status, text) = self.get("/metrics").await?;
-        ensure!(status == 200, "{status}: {text}");
-        let samples = text.lines().filter(|line| {
-            let of_name = line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-            of_name && labels.iter().all(|label| line.contains(label))
-        });
-        let values = samples.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<f64>());
-        values.sum::<Result<f64, _>>().with_context(|| text.clone())
+    /// The sum of a metric's samples with these labels; 0 where there is none yet.
+    pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        Metrics::of_ours(&format!("http://{}/metrics", self.listen), families()).await?.sum(name, labels)
     }
 
     /// Waits for a status of `/healthz` and gives its body.

@@ -145,7 +145,7 @@ async fn a_change_counts_only_after_its_delay_and_works_meanwhile() -> Result<()
     let (ciphertext, key_id) = encrypt_consistently(&plugin.api, b"seed").await?;
     ensure!(plugin.api.decrypt(&ciphertext, &key_id).await? == b"seed");
     ensure!(plugin.api.decrypt(&early, &first).await? == b"early", "what it wrote itself");
-    let told = plugin.metric("coffer_kms_key_id_info", &[&format!("key_id=\"{second}\"")]).await?;
+    let told = plugin.metric("coffer_kms_key_id_info", &[("key_id", &second)]).await?;
     ensure!(told == 1.0);
     Ok(())
 }

@@ -89,9 +89,7 @@ async fn a_hundred_ciphertexts_are_a_hundred_calls_however_often_they_are_asked_
     }
     let calls = fixture.proxy.count("Decrypt");
     ensure!(calls == 100, "{calls} calls");
-    let source = async |source: &str| {
-        plugin.metric("coffer_kms_decrypt_sources_total", &[&format!("source=\"{source}\"")]).await
-    };
+    let source = async |source: &str| plugin.metric("coffer_kms_decrypt_sources_total", &[("source", source)]).await;
     ensure!(source("miss").await? == 100.0 && source("hit").await? == 200.0);
     // v1 gets the same from the same memory.
     ensure!(plugin.api.decrypt_v1(&ciphertexts[7]).await? == [7; 32]);

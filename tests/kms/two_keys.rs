@@ -53,7 +53,7 @@ impl Pair {
         ensure!(body.contains("key 2 of --key") && !body.contains("key 1"), "{body}");
         ensure!(self.plugin.get("/readyz").await?.0 == 200);
         for (key, healthy) in self.keys.iter().zip([1.0, 0.0]) {
-            let told = self.plugin.metric("coffer_kms_key_healthy", &[&format!("key=\"{key}\"")]).await?;
+            let told = self.plugin.metric("coffer_kms_key_healthy", &[("key", key)]).await?;
             ensure!((told - healthy).abs() < 0.1, "{key}: {told}");
         }
         Ok(())

@@ -24,7 +24,7 @@ async fn when_the_leader_is_killed_the_other_takes_over_and_nothing_is_lost() ->
     gate.close();
     bed.send("prod/a", "v2").await?;
     eventually(AT_ONCE, async || {
-        let read = first.metric("coffer_push_events_total{result=\"change\"}").await?;
+        let read = first.metric("coffer_push_events_total", &[("result", "change")]).await?;
         ensure!(read == 2.0, "{read} messages were read");
         Ok(())
     })
@@ -65,7 +65,7 @@ async fn a_leader_that_ends_hands_over_at_once() -> Result<()> {
     // The one that stands by ends as well.
     let third = bed.notifier("third")?;
     third.readiness(200).await?;
-    ensure!(third.metric("coffer_notifier_leader").await? == 0.0);
+    ensure!(third.metric("coffer_notifier_leader", &[]).await? == 0.0);
     let (_, metrics) = third.get("/metrics").await?;
     ensure!(!metrics.contains("coffer_push_up"), "{metrics}");
     third.process.signal(Signal::TERM)?;
@@ -86,7 +86,7 @@ async fn there_is_never_more_than_one_leader() -> Result<()> {
     gate.close();
     eventually(TAKEN_OVER, async || {
         let [first, second] =
-            [first.metric("coffer_notifier_leader").await?, second.metric("coffer_notifier_leader").await?];
+            [first.metric("coffer_notifier_leader", &[]).await?, second.metric("coffer_notifier_leader", &[]).await?];
         // Asked one after the other, the first first: had it stopped in between, it would be right too.
         if first == 1.0 && second == 1.0 {
             return Ok(Err("two lead"));
@@ -101,7 +101,7 @@ async fn there_is_never_more_than_one_leader() -> Result<()> {
     // The first is back, and stands by.
     gate.open();
     first.readiness(200).await?;
-    ensure!(first.metric("coffer_notifier_leader").await? == 0.0);
+    ensure!(first.metric("coffer_notifier_leader", &[]).await? == 0.0);
     ensure!(bed.holder().await?.starts_with("second_"), "{}", bed.holder().await?);
     Ok(())
 }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bed::{
-    Aws, ControlPlane, ControlPlaneOptions, FaultProxy, LocalStack, Process, Program, eventually, http_get,
+    Aws, ControlPlane, ControlPlaneOptions, FaultProxy, LocalStack, Metrics, Process, Program, eventually, http_get,
     own_address, seccomp::confined, unique_name,
 };
 use coffer::push::{Change, Subject};
 use coffer_injector::kubernetes::Kubernetes;
+use coffer_injector::notifier::families;
 use coffer_injector::rotations;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -197,17 +198,17 @@ impl Notifier {
         http_get(&format!("http://{}{path}", self.listen)).await
     }
 
-    /// A metric without labels, or a line with them; 0 where it is not there.
-    pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
-        let (status, text) = self.get("/metrics").await?;
-        ensure!(status == 200, "/metrics answers {status}: {text}");
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(value.map_or(Ok(0.0), str::parse)?)
+    /// The sum of a metric's samples with these labels; 0 where there is none yet.
+    pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        if let Some(status) = self.process.status()? {
+            bail!("the notifier has ended ({status}): {}", self.process.stderr());
+        }
+        Metrics::of_ours(&format!("http://{}/metrics", self.listen), families()).await?.sum(name, labels)
     }
 
     pub(crate) async fn leads(&self) -> Result<()> {
         let leading = eventually(TAKEN_OVER, async || {
-            ensure!(self.metric("coffer_notifier_leader").await? == 1.0, "it does not lead");
+            ensure!(self.metric("coffer_notifier_leader", &[]).await? == 1.0, "it does not lead");
             Ok(())
         });
         leading.await.with_context(|| self.process.stderr())

@@ -23,8 +23,8 @@ async fn a_message_comes_after_the_api_server_is_back() -> Result<()> {
     gate.open();
     node.hears("prod/a", "v1", AT_ONCE).await?;
     bed.is_drained().await?;
-    ensure!(notifier.metric("coffer_notifier_failures_total").await? > 0.0);
-    ensure!(notifier.metric("coffer_notifier_leader").await? == 1.0, "{}", notifier.process.stderr());
+    ensure!(notifier.metric("coffer_notifier_failures_total", &[]).await? > 0.0);
+    ensure!(notifier.metric("coffer_notifier_leader", &[]).await? == 1.0, "{}", notifier.process.stderr());
 
     // For longer than it may stay in office.
     gate.close();
@@ -44,7 +44,7 @@ async fn a_queue_that_cannot_be_read_is_told_and_the_lease_kept() -> Result<()> 
     let notifier = bed.notifier("a")?;
     notifier.leads().await?;
     notifier.process.wait_for_stderr("allow sqs:ReceiveMessage on arn:aws:sqs:eu-west-1:", SOON).await?;
-    ensure!(notifier.metric("coffer_push_up").await? == 0.0);
+    ensure!(notifier.metric("coffer_push_up", &[]).await? == 0.0);
     notifier.readiness(200).await?;
     bed.proxy.clear_fault(denied);
     let node = bed.node().await?;

@@ -204,14 +204,14 @@ async fn only_who_knows_the_token_is_served_and_a_new_token_counts_at_once() -> 
     let answer = ask(pod.api, "GET", "/v1/prod/db", &[("x-vault-token", "the-next-token-of-it")]).await?;
     ensure!(answer.status == 200, "{answer:?}");
 
-    let (_, metrics) = sidecar.get("/metrics").await?;
-    for line in [
-        r#"coffer_api_requests_total{code="2xx"} 2"#,
-        r#"coffer_api_requests_total{code="4xx"} 5"#,
-        r#"coffer_api_cache_total{result="hit"} 1"#,
-        r#"coffer_api_cache_total{result="miss"} 1"#,
+    let metrics = sidecar.metrics().await?;
+    for (name, label, expected) in [
+        ("coffer_api_requests_total", ("code", "2xx"), 2.0),
+        ("coffer_api_requests_total", ("code", "4xx"), 5.0),
+        ("coffer_api_cache_total", ("result", "hit"), 1.0),
+        ("coffer_api_cache_total", ("result", "miss"), 1.0),
     ] {
-        ensure!(metrics.contains(line), "{line} is not in\n{metrics}");
+        ensure!(metrics.sum(name, &[label])? == expected, "{name} {label:?} is not {expected} in\n{metrics}");
     }
     Ok(())
 }

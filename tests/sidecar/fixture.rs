@@ -14,10 +14,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use bed::{
-    Aws, Call, FaultProxy, LocalStack, Process, Program, SetReader, TokenFile, eventually, http_get, tmpfs_dir,
-    unique_name,
+    Aws, Call, FaultProxy, LocalStack, Metrics, Process, Program, SetReader, TokenFile, eventually, http_get,
+    tmpfs_dir, unique_name,
 };
 pub(crate) use bed::{Case, side_by_side};
+use coffer::metrics::families;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -204,6 +205,10 @@ impl Fixture {
 impl Sidecar {
     pub(crate) async fn get(&self, path: &str) -> Result<(u16, String)> {
         http_get(&format!("http://{}{path}", self.listen)).await
+    }
+
+    pub(crate) async fn metrics(&self) -> Result<Metrics> {
+        Metrics::of_ours(&format!("http://{}/metrics", self.listen), families()).await
     }
 
     /// Waits for the first full set.

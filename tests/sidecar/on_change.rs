@@ -200,14 +200,11 @@ async fn every_kind_is_told_of_each_swap_once_and_after_it() -> Result<()> {
     // It is counted and shown, and a query is not.
     let names: Vec<&str> = status.as_array().into_iter().flatten().filter_map(|one| one["action"].as_str()).collect();
     ensure!(names.len() == 5 && names[0] == format!("http {}/-/reload", server.address), "{names:?}");
-    let (_, metrics) = sidecar.get("/metrics").await?;
+    let metrics = sidecar.metrics().await?;
     let text = shown(&fixture).await?;
     for name in &names {
-        let line = format!("action=\"{name}\",result=\"ok\"}} 1");
-        ensure!(
-            metrics.lines().any(|found| found.starts_with("coffer_notifications_total{") && found.ends_with(&line)),
-            "{metrics}"
-        );
+        let told = metrics.sum("coffer_notifications_total", &[("action", name), ("result", "ok")])?;
+        ensure!(told == 1.0, "{metrics}");
         ensure!(text.contains(&format!("  on change, {name}: told ")), "{text}");
     }
     ensure!(!format!("{text}{metrics}{status}{}", sidecar.process.stderr()).contains("s3cr3t"), "a query is shown");
@@ -331,9 +328,8 @@ async fn a_server_that_is_down_is_told_when_it_is_up() -> Result<()> {
     failing("is the application up").await?;
     let text = shown(&fixture).await?;
     ensure!(text.contains(&format!("  on change, http {address}/: FAILING: cannot connect")), "{text}");
-    let (_, metrics) = sidecar.get("/metrics").await?;
-    let failed = metrics.lines().find(|line| line.starts_with("coffer_notifications_total") && line.contains("failed"));
-    ensure!(failed.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
+    let metrics = sidecar.metrics().await?;
+    ensure!(metrics.sum("coffer_notifications_total", &[("result", "failed")])? > 0.0, "{metrics}");
 
     let server = Server::start_at(address, &fixture.volume(), "db").await?;
     all_told(&sidecar, 1).await?;
@@ -381,7 +377,7 @@ async fn actions_come_and_go_with_the_config() -> Result<()> {
         Ok(())
     })
     .await?;
-    let (_, before) = sidecar.get("/metrics").await?;
+    let before = sidecar.metrics().await?;
     write(&[DB, more], std::slice::from_ref(&http), "100ms")?;
     eventually(SOON, async || {
         let actions = sidecar.status().await?["on_change"].take();
@@ -391,8 +387,9 @@ async fn actions_come_and_go_with_the_config() -> Result<()> {
     .await?;
     server.status.store(200, Ordering::Relaxed);
     all_told(&sidecar, 2).await?;
-    let (_, metrics) = sidecar.get("/metrics").await?;
-    ensure!(metrics.contains("result=\"ok\"} 2") && !metrics.contains("touch"), "{before}\n{metrics}");
+    let metrics = sidecar.metrics().await?;
+    let told = metrics.values("coffer_notifications_total", &[("result", "ok")])?;
+    ensure!(told == [2.0] && !metrics.to_string().contains("touch"), "{before}\n{metrics}");
 
     write(&[DB, more], &[], "0s")?;
     eventually(SOON, async || {
@@ -498,8 +495,8 @@ async fn a_volume_that_comes_and_goes_quickly_keeps_its_actions_in_order() -> Re
             // Each time it is a first set, and told as one.
             eventually(SOON, async || Ok(fs::remove_file(&touched)?)).await?;
         }
-        let (_, metrics) = sidecar.get("/metrics").await?;
-        let shown = metrics.lines().filter(|line| line.starts_with("coffer_notifications_total{")).count();
+        let metrics = sidecar.metrics().await?;
+        let shown = metrics.values("coffer_notifications_total", &[])?.len();
         ensure!(shown == 2 * usize::from(with), "{shown} series of actions in\n{metrics}");
     }
     ensure!(!sidecar.process.stderr().contains("ERROR"), "{}", sidecar.process.stderr());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
-use bed::{Fault, Outcome, Rule, Service, Times, eventually};
+use bed::{Fault, Metrics, Outcome, Rule, Service, Times, eventually};
 use serde_json::Value;
 
 use crate::{
@@ -137,46 +137,51 @@ async fn metrics_are_openmetrics_and_tell_the_state() -> Result<()> {
     ensure!(status == 200);
     let metrics = read_metrics(&text).with_context(|| text.clone())?;
     ensure!(metrics.keys().all(|name| name.starts_with("coffer_")), "{:?}", metrics.keys());
-    let volume = format!("volume=\"{}\"", fixture.volume().display());
-    let sample = |metrics: &BTreeMap<String, Samples>, name: &str, labels: &[&str]| -> Result<f64> {
-        let found = metrics.get(name).with_context(|| format!("no {name} in {:?}", metrics.keys()))?;
-        let all = |text: &str| labels.iter().all(|label| text.contains(label));
-        let found = found.iter().find(|(text, _)| all(text)).map(|(_, value)| *value);
-        found.with_context(|| format!("no {name} with {labels:?}\n{text}"))
+    let volume = fixture.volume().display().to_string();
+    let volume = ("volume", volume.as_str());
+    let one = |metrics: &Metrics, name: &str, labels: &[(&str, &str)]| -> Result<f64> {
+        let found = metrics.values(name, labels)?;
+        let [value] = found[..] else { bail!("{found:?} for {name} with {labels:?}\n{metrics}") };
+        Ok(value)
     };
+    let metrics = sidecar.metrics().await?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
     let recent = |value: f64| (now - 100.0..=now + 1.0).contains(&value);
-    ensure!(sample(&metrics, "coffer_build_info", &[concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")])? == 1.0);
-    ensure!(sample(&metrics, "coffer_volume_ready", &[&volume])? == 1.0);
-    ensure!(sample(&metrics, "coffer_publishes_total", &[&volume])? == 1.0);
-    ensure!(sample(&metrics, "coffer_references_fresh", &[&volume])? == 2.0);
-    ensure!(sample(&metrics, "coffer_references_stale", &[&volume])? == 0.0);
-    ensure!(sample(&metrics, "coffer_references_missing", &[&volume])? == 0.0);
-    ensure!(recent(sample(&metrics, "coffer_volume_last_publish_timestamp_seconds", &[&volume])?));
-    let secret = format!("reference=\"{SECRET}\"");
-    ensure!(recent(sample(&metrics, "coffer_reference_last_success_timestamp_seconds", &[&volume, &secret])?));
-    ensure!((0.0..100.0).contains(&sample(&metrics, "coffer_reference_age_seconds", &[&volume, &secret])?));
-    ensure!(sample(&metrics, "coffer_reference_stale", &[&volume, &secret])? == 0.0);
-    let identity = format!("identity=\"{}\"", fixture.aws.role_arn("app"));
-    let expiry = sample(&metrics, "coffer_credentials_expiry_timestamp_seconds", &[&identity])?;
+    ensure!(one(&metrics, "coffer_build_info", &[("version", env!("CARGO_PKG_VERSION"))])? == 1.0);
+    ensure!(one(&metrics, "coffer_volume_ready", &[volume])? == 1.0);
+    ensure!(one(&metrics, "coffer_publishes_total", &[volume])? == 1.0);
+    ensure!(one(&metrics, "coffer_references_fresh", &[volume])? == 2.0);
+    ensure!(one(&metrics, "coffer_references_stale", &[volume])? == 0.0);
+    ensure!(one(&metrics, "coffer_references_missing", &[volume])? == 0.0);
+    ensure!(recent(one(&metrics, "coffer_volume_last_publish_timestamp_seconds", &[volume])?));
+    let secret = ("reference", SECRET);
+    ensure!(recent(one(&metrics, "coffer_reference_last_success_timestamp_seconds", &[volume, secret])?));
+    ensure!((0.0..100.0).contains(&one(&metrics, "coffer_reference_age_seconds", &[volume, secret])?));
+    ensure!(one(&metrics, "coffer_reference_stale", &[volume, secret])? == 0.0);
+    let identity = fixture.aws.role_arn("app");
+    let expiry = one(&metrics, "coffer_credentials_expiry_timestamp_seconds", &[("identity", &identity)])?;
     ensure!(expiry > now, "credentials that have ended: {expiry}");
     for action in ["sts:AssumeRoleWithWebIdentity", "secretsmanager:GetSecretValue", "ssm:GetParameters"] {
-        let action = format!("action=\"{action}\"");
-        ensure!(sample(&metrics, "coffer_aws_calls_total", &[&action, "result=\"ok\""])? >= 1.0);
-        ensure!(sample(&metrics, "coffer_aws_call_duration_seconds_count", &[&action])? >= 1.0);
+        let action = ("action", action);
+        ensure!(one(&metrics, "coffer_aws_calls_total", &[action, ("result", "ok")])? >= 1.0);
+        ensure!(one(&metrics, "coffer_aws_call_duration_seconds_count", &[action])? >= 1.0);
     }
-    ensure!(sample(&metrics, "coffer_aws_calls_total", &["sts:Assume", "result=\"ok\""])? == 1.0);
+    ensure!(
+        one(&metrics, "coffer_aws_calls_total", &[("action", "sts:AssumeRoleWithWebIdentity"), ("result", "ok")])?
+            == 1.0
+    );
 
     // A bad day shows.
     fixture.proxy.fault(Rule::new(Fault::Throttle).service(Service::ParameterStore));
     sidecar.becomes(PARAMETER, "stale").await?;
-    let (_, text) = sidecar.get("/metrics").await?;
-    let metrics = read_metrics(&text)?;
-    ensure!(sample(&metrics, "coffer_references_stale", &[&volume])? == 1.0);
-    ensure!(sample(&metrics, "coffer_reference_stale", &[&format!("reference=\"{PARAMETER}\"")])? == 1.0);
-    ensure!(sample(&metrics, "coffer_reference_stale", &[&secret])? == 0.0);
-    ensure!(sample(&metrics, "coffer_aws_calls_total", &["ssm:GetParameters", "result=\"throttled\""])? >= 1.0);
-    ensure!(sample(&metrics, "coffer_volume_ready", &[&volume])? == 1.0);
+    let metrics = sidecar.metrics().await?;
+    ensure!(one(&metrics, "coffer_references_stale", &[volume])? == 1.0);
+    ensure!(one(&metrics, "coffer_reference_stale", &[("reference", PARAMETER)])? == 1.0);
+    ensure!(one(&metrics, "coffer_reference_stale", &[secret])? == 0.0);
+    ensure!(
+        one(&metrics, "coffer_aws_calls_total", &[("action", "ssm:GetParameters"), ("result", "throttled")])? >= 1.0
+    );
+    ensure!(one(&metrics, "coffer_volume_ready", &[volume])? == 1.0);
     Ok(())
 }
 

@@ -116,10 +116,9 @@ async fn an_event_changes_the_file_long_before_the_refresh() -> Result<()> {
     bed.is_drained().await?;
     let push = push_status(&sidecar).await?;
     ensure!(push["events"] == 1 && push["rejected"] == 0 && push["last_event"].is_u64(), "{push:#}");
-    let (_, metrics) = sidecar.get("/metrics").await?;
-    for line in ["coffer_push_up 1.0", "coffer_push_events_total{result=\"change\"} 1"] {
-        ensure!(metrics.lines().any(|found| found == line), "no `{line}` in\n{metrics}");
-    }
+    let metrics = sidecar.metrics().await?;
+    ensure!(metrics.sum("coffer_push_up", &[])? == 1.0, "{metrics}");
+    ensure!(metrics.sum("coffer_push_events_total", &[("result", "change")])? == 1.0, "{metrics}");
     Ok(())
 }
 

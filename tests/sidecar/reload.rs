@@ -111,8 +111,8 @@ async fn a_bad_config_changes_nothing_and_is_told_until_it_is_mended() -> Result
     let shown = fixture.coffer().args(["status", &format!("--listen={}", fixture.listen())]).start()?;
     shown.wait(SOON).await?;
     ensure!(shown.stdout().contains("did you mean `from`?"), "{}", shown.stdout());
-    let (_, metrics) = sidecar.get("/metrics").await?;
-    ensure!(metrics.contains("coffer_config_current 0"), "{metrics}");
+    let metrics = sidecar.metrics().await?;
+    ensure!(metrics.values("coffer_config_current", &[])? == [0.0], "{metrics}");
 
     // The volume is kept fresh all the while.
     fixture.aws.put_secret_value("prod/db", "two").await?;
@@ -242,12 +242,15 @@ async fn actions_that_are_no_longer_wanted_are_no_longer_shown_and_the_others_ar
             let status = sidecar.status().await?;
             let shown = status["on_change"].as_array().context("no list")?;
             ensure!(shown.len() == paths.len(), "{status:#}");
-            let (_, metrics) = sidecar.get("/metrics").await?;
-            let counted = |path: &String| {
-                metrics.lines().any(|line| line.starts_with("coffer_notifications_total") && line.contains(path))
+            let metrics = sidecar.metrics().await?;
+            let counted = |path: &str| -> Result<bool> {
+                let action = format!("touch {path}");
+                Ok(!metrics.values("coffer_notifications_total", &[("action", &action)])?.is_empty())
             };
-            ensure!(paths.iter().all(counted), "{metrics}");
-            ensure!(!counted(&fixture.path("goes").display().to_string()), "{metrics}");
+            for path in &paths {
+                ensure!(counted(path)?, "{metrics}");
+            }
+            ensure!(!counted(&fixture.path("goes").display().to_string())?, "{metrics}");
             Ok(())
         })
         .await?;

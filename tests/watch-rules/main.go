@@ -139,7 +139,7 @@ func selectors(query string) (found, error) {
 		case *parser.VectorSelector:
 			one := Selector{Metric: node.Name, Matchers: []Matcher{}}
 			for _, matcher := range node.LabelMatchers {
-				if matcher.Name != labels.MetricName {
+				if matcher.Name != labels.MetricName || node.Name == "" {
 					one.Matchers = append(one.Matchers, Matcher{matcher.Name, matcher.Type.String(), matcher.Value})
 				}
 			}

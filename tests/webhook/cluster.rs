@@ -124,10 +124,10 @@ async fn its_own_certificate_is_known_before_it_is_ready() -> Result<()> {
     shop.register("").await?;
     shop.webhook.readiness(200).await?;
     shop.is_known().await?;
-    let ends = shop.webhook.metric("coffer_webhook_certificate_expiry_timestamp_seconds").await?;
+    let ends = shop.webhook.metric("coffer_webhook_certificate_expiry_timestamp_seconds", &[]).await?;
     ensure!(ends > 1.7e9, "it ends at {ends}");
-    ensure!(shop.webhook.metric("coffer_webhook_certificate_ready").await? == 1.0);
-    ensure!(shop.webhook.metric("coffer_webhook_certificate_renewal_ok").await? == 1.0);
+    ensure!(shop.webhook.metric("coffer_webhook_certificate_ready", &[]).await? == 1.0);
+    ensure!(shop.webhook.metric("coffer_webhook_certificate_renewal_ok", &[]).await? == 1.0);
     let status = shop.webhook.process.stop().await?;
     ensure!(status.success(), "{status}");
     Ok(())

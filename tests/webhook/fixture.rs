@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use bed::seccomp::confined;
 use bed::webhook::{ReviewClient, Reviewed, ServingCertificate};
-use bed::{Process, Program, eventually, http_get, own_address};
+use bed::{Metrics, Process, Program, eventually, http_get, own_address};
+use coffer_injector::webhook::metrics::families;
 use serde_json::{Value, json};
 
 /// Longer than anything takes that should come about at once, on a slow and busy machine.
@@ -88,17 +89,17 @@ impl Webhook {
         http_get(&format!("http://{}{path}", self.listen)).await
     }
 
-    /// A metric, with its labels; 0 where it is not there.
-    pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
-        let (status, text) = self.get("/metrics").await?;
-        ensure!(status == 200, "/metrics answers {status}: {text}");
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(value.map_or(Ok(0.0), str::parse)?)
+    /// The sum of a metric's samples with these labels; 0 where there is none yet.
+    pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        if let Some(status) = self.process.status()? {
+            bail!("the webhook has ended ({status}): {}", self.process.stderr());
+        }
+        Metrics::of_ours(&format!("http://{}/metrics", self.listen), families()).await?.sum(name, labels)
     }
 
     /// Reviews that came to that.
     pub(crate) async fn admissions(&self, result: &str) -> Result<f64> {
-        self.metric(&format!("coffer_webhook_admissions_total{{result=\"{result}\"}}")).await
+        self.metric("coffer_webhook_admissions_total", &[("result", result)]).await
     }
 
     /// Waits until `/readyz` answers so.

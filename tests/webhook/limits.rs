@@ -57,12 +57,12 @@ async fn slow_clients_hold_no_place_and_hold_up_nobody() -> Result<()> {
         ended(stream).await?;
     }
     eventually(SOON, async || {
-        let open = webhook.metric("coffer_webhook_connections").await?;
+        let open = webhook.metric("coffer_webhook_connections", &[]).await?;
         ensure!(open <= 5.0, "{open} are connected");
         Ok(())
     })
     .await?;
-    ensure!(webhook.metric("coffer_webhook_connections_cut_total{result=\"crowded\"}").await? >= 40.0);
+    ensure!(webhook.metric("coffer_webhook_connections_cut_total", &[("result", "crowded")]).await? >= 40.0);
     Ok(())
 }
 
@@ -219,7 +219,7 @@ async fn a_kept_connection_can_be_used_again_after_a_while() -> Result<()> {
     sleep(PATIENCE + Duration::from_secs(2)).await;
     ensure!(client.connections() == handshakes, "it was closed");
     ensure!(client.review(&annotated()).await?.patch()?.is_some());
-    ensure!(client.connections() == 1 && webhook.metric("coffer_webhook_connections").await? == 1.0);
+    ensure!(client.connections() == 1 && webhook.metric("coffer_webhook_connections", &[]).await? == 1.0);
     Ok(())
 }
 
@@ -229,6 +229,6 @@ async fn one_without_tls_is_sent_away() -> Result<()> {
     let mut stream = TcpStream::connect(webhook.address).await?;
     stream.write_all(b"POST /mutate HTTP/1.1\r\nHost: w\r\n\r\n").await?;
     ended(&mut stream).await?;
-    ensure!(webhook.metric("coffer_webhook_handshakes_failed_total").await? == 1.0);
+    ensure!(webhook.metric("coffer_webhook_handshakes_failed_total", &[]).await? == 1.0);
     Ok(())
 }

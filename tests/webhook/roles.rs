@@ -74,8 +74,7 @@ async fn an_api_server_that_is_away_or_hangs_holds_up_no_admission() -> Result<(
         let text = format!("the role of the service account app is not known now: {wanted}; try again");
         ensure!(response["status"]["message"] == text.as_str(), "{response}");
         ensure!(webhook.admissions("unavailable").await? == 1.0);
-        let unknown = format!("coffer_webhook_roles_unknown_total{{reason=\"{reason}\"}}");
-        ensure!(webhook.metric(&unknown).await? == 3.0);
+        ensure!(webhook.metric("coffer_webhook_roles_unknown_total", &[("reason", reason)]).await? == 3.0);
         // What is wrong with it is told at once, and what needs no role goes on.
         let wrong = admission_review(&pod(&[("inject", "true"), ("modus", "init")])).to_string();
         let response = client.request(Method::POST, "/mutate/required", wrong).await?.response()?;

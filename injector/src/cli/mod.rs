@@ -3,6 +3,7 @@
 mod check;
 mod common;
 mod csi;
+mod list;
 mod notifier;
 mod pod_arguments;
 mod provider;
@@ -39,6 +40,7 @@ Exit codes: 0 done, 1 failed at run time, 2 wrong use or configuration.";
 enum Command {
     Check(Box<check::Check>),
     Csi(Box<csi::Csi>),
+    List(list::List),
     Notifier(Box<notifier::Notify>),
     Provider(Box<provider::ProviderCommand>),
     Render(Box<render::Render>),
@@ -50,6 +52,7 @@ impl Arguments {
         match self.command {
             Command::Check(check) => check.run().into(),
             Command::Csi(csi) => csi.run().into(),
+            Command::List(list) => list.run().into(),
             Command::Notifier(notifier) => notifier.run().into(),
             Command::Provider(provider) => provider.run().into(),
             Command::Render(render) => render.run().into(),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coffer_runtime::VERSION;
-use coffer_runtime::telemetry::{Calls, Gauges, unix};
+use coffer_runtime::telemetry::{Calls, Described, Listed, Readings, listed, unix};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 use super::Driver;
 use super::volumes::Published;
@@ -125,15 +125,14 @@ impl Metrics {
 
     pub(super) fn registry(&self, driver: &Arc<Driver>) -> Registry {
         let mut registry = Registry::default();
-        let ours = registry.sub_registry_with_prefix("coffer");
-        ours.register("build", "Version of this program", Info::new([("version", VERSION)]));
+        let ours = registry.sub_registry_with_prefix(PREFIX);
+        Described::BUILD.register(ours, Info::new([("version", VERSION)]));
         self.calls.register(ours);
         let csi = ours.sub_registry_with_prefix("csi");
-        csi.register("publishes", "Calls to mount a volume, by what came of them", self.publishes.clone());
-        csi.register("unpublishes", "Calls to unmount a volume, by what came of them", self.unpublishes.clone());
-        let help = "Time of a mount that was not there before, or failed";
-        csi.register_with_unit("publish_duration", help, Unit::Seconds, self.seconds.clone());
-        csi.register("rotations", "Sets that took the place of another", self.rotations.clone());
+        PUBLISHES.register(csi, self.publishes.clone());
+        UNPUBLISHES.register(csi, self.unpublishes.clone());
+        SECONDS.register(csi, self.seconds.clone());
+        ROTATIONS.register(csi, self.rotations.clone());
         csi.register_collector(Box::new(Snapshot(Arc::clone(driver))));
         if let Some(theirs) = &self.theirs {
             theirs.register(&mut registry);
@@ -144,19 +143,57 @@ impl Metrics {
 
 impl TheirMetrics {
     fn register(&self, registry: &mut Registry) {
-        for (name, help, counter) in [
-            ("node_publish", "Volumes that were mounted", &self.publish),
-            ("node_unpublish", "Volumes that were unmounted", &self.unpublish),
-            ("node_unpublish_error", "Volumes that could not be unmounted", &self.unpublish_error),
-            ("rotation_reconcile", "Looks of the kubelet at a mounted volume", &self.rotation),
-        ] {
-            registry.register(name, help, counter.clone());
-        }
-        let help = "Volumes that could not be mounted, by gRPC code";
-        registry.register("node_publish_error", help, self.publish_error.clone());
-        let help = "Looks of the kubelet at a mounted volume that could not become what it is to be, by gRPC code";
-        registry.register("rotation_reconcile_error", help, self.rotation_error.clone());
+        NODE_PUBLISH.register(registry, self.publish.clone());
+        NODE_UNPUBLISH.register(registry, self.unpublish.clone());
+        NODE_UNPUBLISH_ERROR.register(registry, self.unpublish_error.clone());
+        ROTATION.register(registry, self.rotation.clone());
+        NODE_PUBLISH_ERROR.register(registry, self.publish_error.clone());
+        ROTATION_ERROR.register(registry, self.rotation_error.clone());
     }
+}
+
+const PREFIX: &str = "coffer";
+
+const PUBLISHES: Described =
+    Described::counter("publishes", &["result"], "Calls to mount a volume, by what came of them");
+const UNPUBLISHES: Described =
+    Described::counter("unpublishes", &["result"], "Calls to unmount a volume, by what came of them");
+const SECONDS: Described =
+    Described::seconds("publish_duration", &[], "Time of a mount that was not there before, or failed");
+const ROTATIONS: Described = Described::counter("rotations", &[], "Sets that took the place of another");
+const VOLUMES: Described = Described::gauge("volumes", &[], "Volumes that are kept fresh");
+const STALE: Described = Described::gauge("volumes_stale", &[], "Of these, those in which a value is stale");
+const EXPIRY: Described =
+    Described::gauge("credentials_expiry_timestamp_seconds", &[], "When the first credentials of all identities end");
+
+const THEIR_LABELS: &[&str] = &["provider", "os_type"];
+const THEIR_ERROR_LABELS: &[&str] = &["provider", "os_type", "error_type"];
+const NODE_PUBLISH: Described = Described::counter("node_publish", THEIR_LABELS, "Volumes that were mounted");
+const NODE_PUBLISH_ERROR: Described =
+    Described::counter("node_publish_error", THEIR_ERROR_LABELS, "Volumes that could not be mounted, by gRPC code");
+const NODE_UNPUBLISH: Described = Described::counter("node_unpublish", THEIR_LABELS, "Volumes that were unmounted");
+const NODE_UNPUBLISH_ERROR: Described =
+    Described::counter("node_unpublish_error", THEIR_LABELS, "Volumes that could not be unmounted");
+const ROTATION: Described =
+    Described::counter("rotation_reconcile", THEIR_LABELS, "Looks of the kubelet at a mounted volume");
+const ROTATION_ERROR: Described = Described::counter(
+    "rotation_reconcile_error",
+    THEIR_ERROR_LABELS,
+    "Looks of the kubelet at a mounted volume that could not become what it is to be, by gRPC code",
+);
+
+/// Every family that a driver may show; those without our prefix with [`MetricNames::SecretsStore`].
+#[must_use]
+pub fn families() -> Vec<Listed> {
+    let csi: [&Described; 7] = [&PUBLISHES, &SECONDS, &UNPUBLISHES, &ROTATIONS, &VOLUMES, &STALE, &EXPIRY];
+    let theirs: [&Described; 6] =
+        [&NODE_PUBLISH, &NODE_PUBLISH_ERROR, &NODE_UNPUBLISH, &NODE_UNPUBLISH_ERROR, &ROTATION, &ROTATION_ERROR];
+    [
+        listed(PREFIX, &[&[&Described::BUILD][..], &Calls::FAMILIES[..]].concat()),
+        listed("coffer_csi", &csi),
+        listed("", &theirs),
+    ]
+    .concat()
 }
 
 /// What is read at the moment of a scrape.
@@ -172,11 +209,10 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         let (kept, stale) = self.0.volumes().count();
-        let mut gauges = Gauges::new(&mut encoder);
-        gauges.write_one("volumes", "Volumes that are kept fresh", number(kept))?;
-        gauges.write_one("volumes_stale", "Of these, those in which a value is stale", number(stale))?;
+        let mut readings = Readings::new(&mut encoder);
+        readings.gauge(&VOLUMES, number(kept))?;
+        readings.gauge(&STALE, number(stale))?;
         let ends = self.0.planner().first_expiry().map(unix);
-        let help = "When the first credentials of all identities end";
-        ends.map_or(Ok(()), |ends| gauges.write_one("credentials_expiry_timestamp_seconds", help, ends))
+        ends.map_or(Ok(()), |ends| readings.gauge(&EXPIRY, ends))
     }
 }

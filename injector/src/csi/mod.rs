@@ -24,8 +24,8 @@ use prometheus_client::registry::Registry;
 use tokio::sync::OnceCell;
 use tonic::service::Routes;
 
-pub use self::metrics::MetricNames;
 use self::metrics::Metrics;
+pub use self::metrics::{MetricNames, families};
 use self::node::Services;
 pub use self::registration::Registered;
 use self::registration::Registrar;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use coffer::push::PushHandle;
-use coffer_runtime::telemetry::Gauges;
+use coffer_runtime::telemetry::{Calls, Described, Listed, Readings, listed};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::Counter;
@@ -23,13 +23,28 @@ pub(super) struct Metrics {
     pub(super) failures: Counter,
 }
 
+pub(super) const PREFIX: &str = "coffer";
+
+const LEADER: Described =
+    Described::gauge("notifier_leader", &[], "Whether this process holds the lease and reads the queue");
+const CHANGES: Described = Described::counter("notifier_changes", &[], "Changes that were told to the nodes");
+const WRITES: Described =
+    Described::counter("notifier_writes", &[], "Times that the object with the changes was written");
+const FAILURES: Described =
+    Described::counter("notifier_failures", &[], "Times that the object with the changes could not be read or written");
+
+/// Every family that a notifier may show; those of the queue while it leads.
+#[must_use]
+pub fn families() -> Vec<Listed> {
+    let own: [&Described; 4] = [&LEADER, &CHANGES, &WRITES, &FAILURES];
+    listed(PREFIX, &[&[&Described::BUILD][..], &Calls::FAMILIES[..], &own, &PushHandle::FAMILIES].concat())
+}
+
 impl Metrics {
     pub(super) fn register(&self, registry: &mut Registry, standing: watch::Receiver<Standing>, queue: PushHandle) {
-        let sub = registry.sub_registry_with_prefix("notifier");
-        sub.register("changes", "Changes that were told to the nodes", self.changes.clone());
-        sub.register("writes", "Times that the object with the changes was written", self.writes.clone());
-        let help = "Times that the object with the changes could not be read or written";
-        sub.register("failures", help, self.failures.clone());
+        CHANGES.register(registry, self.changes.clone());
+        WRITES.register(registry, self.writes.clone());
+        FAILURES.register(registry, self.failures.clone());
         registry.register_collector(Box::new(Leadership { standing, queue }));
     }
 }
@@ -44,8 +59,7 @@ struct Leadership {
 impl Collector for Leadership {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let leads = self.standing.borrow().leads();
-        let help = "Whether this process holds the lease and reads the queue";
-        Gauges::new(&mut encoder).write_one("notifier_leader", help, f64::from(u8::from(leads)))?;
+        Readings::new(&mut encoder).gauge(&LEADER, f64::from(u8::from(leads)))?;
         if leads { self.queue.encode(encoder) } else { Ok(()) }
     }
 }

@@ -17,15 +17,18 @@ use std::time::Duration;
 
 use coffer::push::{self, PushHandle};
 use coffer::spec::PushSpec;
+use coffer_runtime::VERSION;
 use coffer_runtime::aws::{Aws, Credentials};
-use coffer_runtime::telemetry::{Calls, Readiness};
+use coffer_runtime::telemetry::{Calls, Described, Readiness};
 use kube::Client;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use self::announcer::Announcer;
-use self::metrics::Metrics;
+pub use self::metrics::families;
+use self::metrics::{Metrics, PREFIX};
 use crate::kubernetes::KubernetesError;
 use crate::lease::{Candidate, Standing};
 
@@ -84,7 +87,8 @@ impl Notifier {
     /// Its metrics.
     #[must_use]
     pub fn registry(&self) -> Registry {
-        let mut registry = Registry::with_prefix("coffer");
+        let mut registry = Registry::with_prefix(PREFIX);
+        Described::BUILD.register(&mut registry, Info::new([("version", VERSION)]));
         self.events.calls.register(&mut registry);
         self.metrics.register(&mut registry, self.candidate.standing(), self.status.clone());
         registry

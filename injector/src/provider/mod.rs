@@ -17,14 +17,14 @@ use coffer::spec::RateLimits;
 use coffer::status::Status;
 use coffer_runtime::VERSION;
 use coffer_runtime::aws::Aws;
-use coffer_runtime::telemetry::{Calls, Gauges, unix};
+use coffer_runtime::telemetry::{Calls, Described, Listed, Readings, listed, unix};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 use tonic::service::Routes;
@@ -98,16 +98,11 @@ impl Provider {
     /// All metrics of the process.
     #[must_use]
     pub fn registry(self: &Arc<Self>) -> Registry {
-        let mut registry = Registry::with_prefix("coffer");
-        registry.register("build", "Version of this program", Info::new([("version", VERSION)]));
+        let mut registry = Registry::with_prefix(PREFIX);
+        Described::BUILD.register(&mut registry, Info::new([("version", VERSION)]));
         self.metrics.calls.register(&mut registry);
-        registry.register(
-            "provider_mounts",
-            "Sets that were asked for, by what came of them",
-            self.metrics.mounts.clone(),
-        );
-        let help = "Time from the question for a set to its answer";
-        registry.register_with_unit("provider_mount_duration", help, Unit::Seconds, self.metrics.seconds.clone());
+        MOUNTS.register(&mut registry, self.metrics.mounts.clone());
+        SECONDS.register(&mut registry, self.metrics.seconds.clone());
         registry.register_collector(Box::new(Snapshot(Arc::clone(self))));
         registry
     }
@@ -181,6 +176,25 @@ impl CsiDriverProvider for Service {
     }
 }
 
+const PREFIX: &str = "coffer";
+
+const MOUNTS: Described =
+    Described::counter("provider_mounts", &["result"], "Sets that were asked for, by what came of them");
+const SECONDS: Described =
+    Described::seconds("provider_mount_duration", &[], "Time from the question for a set to its answer");
+const EXPIRY: Described = Described::gauge(
+    "provider_credentials_expiry_timestamp_seconds",
+    &[],
+    "When the first credentials of all identities end",
+);
+
+/// Every family that a provider may show.
+#[must_use]
+pub fn families() -> Vec<Listed> {
+    let own: [&Described; 3] = [&MOUNTS, &SECONDS, &EXPIRY];
+    listed(PREFIX, &[&[&Described::BUILD][..], &Calls::FAMILIES[..], &own].concat())
+}
+
 /// The counters.
 struct Metrics {
     mounts: Family<Outcome, Counter>,
@@ -223,8 +237,7 @@ impl std::fmt::Debug for Snapshot {
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Some(ends) = self.0.planner.first_expiry() else { return Ok(()) };
-        let help = "When the first credentials of all identities end";
-        Gauges::new(&mut encoder).write_one("provider_credentials_expiry_timestamp_seconds", help, unix(ends))
+        Readings::new(&mut encoder).gauge(&EXPIRY, unix(ends))
     }
 }
 

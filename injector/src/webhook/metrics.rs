@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coffer_runtime::VERSION;
-use coffer_runtime::telemetry::Gauges;
+use coffer_runtime::telemetry::{Described, Listed, Readings, listed};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::counter::Counter;
@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 use super::certificates::Certificates;
 use super::review::{NoRole, Outcome};
@@ -24,6 +24,48 @@ struct Came {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Because {
     reason: &'static str,
+}
+
+const PREFIX: &str = "coffer";
+
+const ADMISSIONS: Described = Described::counter("admissions", &["result"], "Reviews by what came of them");
+const SECONDS: Described =
+    Described::seconds("admission_duration", &[], "Time of an answer, from the last byte of a review on");
+const ROLES_UNKNOWN: Described =
+    Described::counter("roles_unknown", &["reason"], "Roles of service accounts that could not be read, by why");
+const HANDSHAKES_FAILED: Described = Described::counter(
+    "handshakes_failed",
+    &[],
+    "TLS handshakes that came to nothing: for want of a certificate, or of a client's trust in it",
+);
+const CONNECTIONS: Described = Described::gauge("connections", &[], "Clients that are connected");
+const CONNECTIONS_CUT: Described =
+    Described::counter("connections_cut", &["result"], "Connections that were ended from here, by why");
+const READY: Described =
+    Described::gauge("certificate_ready", &[], "Whether the certificate is valid and known to the API server");
+const RENEWAL_OK: Described = Described::gauge(
+    "certificate_renewal_ok",
+    &[],
+    "Whether nothing is known that keeps the certificate from being renewed",
+);
+const EXPIRY: Described =
+    Described::gauge("certificate_expiry_timestamp_seconds", &[], "When the certificate that is shown ends");
+
+/// Every family that a webhook may show.
+#[must_use]
+pub fn families() -> Vec<Listed> {
+    let webhook: [&Described; 9] = [
+        &ADMISSIONS,
+        &SECONDS,
+        &ROLES_UNKNOWN,
+        &HANDSHAKES_FAILED,
+        &CONNECTIONS,
+        &CONNECTIONS_CUT,
+        &READY,
+        &RENEWAL_OK,
+        &EXPIRY,
+    ];
+    [listed(PREFIX, &[&Described::BUILD]), listed("coffer_webhook", &webhook)].concat()
 }
 
 /// What is counted; a clone counts on the same.
@@ -92,19 +134,15 @@ impl Metrics {
     /// All of them, to be scraped.
     #[must_use]
     pub fn registry(&self, certificates: &Certificates) -> Registry {
-        let mut registry = Registry::with_prefix("coffer");
-        registry.register("build", "Version of this program", Info::new([("version", VERSION)]));
+        let mut registry = Registry::with_prefix(PREFIX);
+        Described::BUILD.register(&mut registry, Info::new([("version", VERSION)]));
         let webhook = registry.sub_registry_with_prefix("webhook");
-        webhook.register("admissions", "Reviews by what came of them", self.admissions.clone());
-        let help = "Time of an answer, from the last byte of a review on";
-        webhook.register_with_unit("admission_duration", help, Unit::Seconds, self.seconds.clone());
-        let help = "Roles of service accounts that could not be read, by why";
-        webhook.register("roles_unknown", help, self.roles_unknown.clone());
-        let help = "TLS handshakes that came to nothing: for want of a certificate, or of a client's trust in it";
-        webhook.register("handshakes_failed", help, self.handshakes_failed.clone());
-        webhook.register("connections", "Clients that are connected", self.connections.clone());
-        let help = "Connections that were ended from here, by why";
-        webhook.register("connections_cut", help, self.connections_cut.clone());
+        ADMISSIONS.register(webhook, self.admissions.clone());
+        SECONDS.register(webhook, self.seconds.clone());
+        ROLES_UNKNOWN.register(webhook, self.roles_unknown.clone());
+        HANDSHAKES_FAILED.register(webhook, self.handshakes_failed.clone());
+        CONNECTIONS.register(webhook, self.connections.clone());
+        CONNECTIONS_CUT.register(webhook, self.connections_cut.clone());
         webhook.register_collector(Box::new(Shown(certificates.clone())));
         registry
     }
@@ -116,15 +154,11 @@ struct Shown(Certificates);
 
 impl Collector for Shown {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let mut gauges = Gauges::new(&mut encoder);
-        let good = f64::from(u8::from(self.0.ready.borrow().is_ok()));
-        gauges.write_one("certificate_ready", "Whether the certificate is valid and known to the API server", good)?;
-        let renewed = f64::from(u8::from(self.0.renewal.borrow().is_ok()));
-        let help = "Whether nothing is known that keeps the certificate from being renewed";
-        gauges.write_one("certificate_renewal_ok", help, renewed)?;
+        let mut readings = Readings::new(&mut encoder);
+        readings.gauge(&READY, f64::from(u8::from(self.0.ready.borrow().is_ok())))?;
+        readings.gauge(&RENEWAL_OK, f64::from(u8::from(self.0.renewal.borrow().is_ok())))?;
         let ends = *self.0.ends.borrow();
-        let help = "When the certificate that is shown ends";
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far from 2^52")]
-        ends.map_or(Ok(()), |ends| gauges.write_one("certificate_expiry_timestamp_seconds", help, ends as f64))
+        ends.map_or(Ok(()), |ends| readings.gauge(&EXPIRY, ends as f64))
     }
 }

@@ -4,6 +4,7 @@ mod decrypt;
 mod doctor;
 mod flags;
 mod http;
+mod list;
 mod reader;
 mod serve;
 
@@ -48,6 +49,7 @@ enum Command {
     Serve(Box<serve::Serve>),
     Doctor(Box<doctor::Doctor>),
     Decrypt(Box<decrypt::Decrypt>),
+    List(list::List),
 }
 
 impl Arguments {
@@ -57,6 +59,7 @@ impl Arguments {
             Some(Command::Serve(serve)) => serve.run().into(),
             Some(Command::Doctor(doctor)) => doctor.run().into(),
             Some(Command::Decrypt(decrypt)) => decrypt.run().into(),
+            Some(Command::List(list)) => list.run().into(),
         }
     }
 }

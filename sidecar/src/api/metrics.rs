@@ -1,6 +1,7 @@
 //! How often the API was asked, and how it answered.
 
 use axum::http::StatusCode;
+use coffer_runtime::telemetry::Described;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -24,6 +25,14 @@ struct CacheLabels {
     result: &'static str,
 }
 
+const REQUESTS: Described =
+    Described::counter("api_requests", &["code"], "Requests to the loopback API by class of HTTP status");
+const CACHE: Described = Described::counter(
+    "api_cache",
+    &["result"],
+    "Values that the loopback API was asked for: from its cache, from AWS, or an old one while AWS gives none",
+);
+
 impl Counters {
     pub(super) fn answered(&self, status: StatusCode) {
         let code = match status.as_u16() {
@@ -44,11 +53,10 @@ impl Counters {
         self.cache.get_or_create(&CacheLabels { result }).inc();
     }
 
+    pub(super) const FAMILIES: [&Described; 2] = [&REQUESTS, &CACHE];
+
     pub(super) fn register(&self, registry: &mut Registry) {
-        let help = "Requests to the loopback API by class of HTTP status";
-        registry.register("api_requests", help, self.requests.clone());
-        let help =
-            "Values that the loopback API was asked for: from its cache, from AWS, or an old one while AWS gives none";
-        registry.register("api_cache", help, self.cache.clone());
+        REQUESTS.register(registry, self.requests.clone());
+        CACHE.register(registry, self.cache.clone());
     }
 }

@@ -38,6 +38,7 @@ use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::Response;
+use coffer_runtime::telemetry::Described;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -210,6 +211,9 @@ impl Api {
         stale.sort();
         ApiStatus { entries: self.0.cache.len(), stale }
     }
+
+    /// The families of its metrics.
+    pub const FAMILIES: [&Described; 2] = Counters::FAMILIES;
 
     /// Adds `api_requests` and `api_cache`.
     pub fn register(&self, registry: &mut Registry) {

@@ -18,7 +18,7 @@ use coffer::journal::Journal;
 use coffer::reload::ConfigFile;
 use coffer::spec::{Config, Content, EnvName, EnvSpec, FileSpec, Naming, OnChange, VolumeSpec, from_environment};
 use coffer_runtime::process::Exit;
-use coffer_runtime::telemetry::{EmfOutput, LogLevel, init_logs};
+use coffer_runtime::telemetry::{EmfOutput, EmfReport, LogLevel, init_logs};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -266,7 +266,7 @@ impl Exec {
         };
         let (service, engine) = published?;
         // Standard output is the program's. One that takes this process's place is told of what has been until then.
-        let _report = service.report(self.service.emf_namespace.as_ref(), "coffer exec", EmfOutput::Stderr);
+        let report = service.report(self.service.emf_namespace.as_ref(), "coffer exec", EmfOutput::Stderr);
         let first = match secrets.first() {
             Ok(first) => first,
             Err(error) => {
@@ -285,6 +285,8 @@ impl Exec {
             }
         });
         let ended = supervisor.run(first, secrets).await;
+        // Volumes take their counters with them.
+        report.iter().for_each(EmfReport::tell);
         end.send_replace(true);
         let _ = timeout(DRAIN, &mut keeping).await;
         Ok(Lived::Ended(ended?))

@@ -3,6 +3,7 @@
 mod check;
 mod exec;
 mod install;
+mod list;
 mod progress;
 mod run;
 mod service;
@@ -43,6 +44,7 @@ enum Command {
     Check(check::Check),
     Status(status::Show),
     Install(install::Install),
+    List(list::List),
 }
 
 impl Arguments {
@@ -54,6 +56,7 @@ impl Arguments {
             Command::Check(check) => check.run().into(),
             Command::Status(status) => status.run().into(),
             Command::Install(install) => install.run().into(),
+            Command::List(list) => list.run().into(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `coffer run`: publishes the volumes of a config file and keeps them fresh.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use coffer::journal::Journal;
 use coffer::reload::Hangup;
 use coffer::spec::{Config, DEFAULT_LISTEN};
 use coffer_runtime::process::{Exit, Termination, forbid_core_dumps};
-use coffer_runtime::telemetry::{EmfOutput, LogLevel, init_logs};
+use coffer_runtime::telemetry::{EmfOutput, EmfReport, LogLevel, init_logs};
 use tokio::sync::watch;
 
 use super::progress::Progress;
@@ -71,11 +72,14 @@ impl Run {
         let hangup = (!self.once).then(Hangup::listen);
         let (end, shutdown) = watch::channel(false);
         let once = self.once;
-        let mut work = std::pin::pin!(self.publish(config, hangup, shutdown));
+        let report = OnceCell::new();
+        let mut work = std::pin::pin!(self.publish(config, hangup, shutdown, &report));
         tokio::select! {
             result = &mut work => result,
             name = termination.requested() => {
                 tracing::info!("{name}: ending; the published files stay");
+                // Volumes take their counters with them.
+                report.get().into_iter().for_each(EmfReport::tell);
                 end.send_replace(true);
                 let late = if once { Err(Failed::at_run_time("ended before everything was published")) } else { Ok(()) };
                 tokio::time::timeout(DRAIN, work).await.unwrap_or(late)
@@ -89,6 +93,7 @@ impl Run {
         config: Config,
         hangup: Option<Hangup>,
         mut shutdown: watch::Receiver<bool>,
+        report: &OnceCell<EmfReport>,
     ) -> Result<(), Failed> {
         if config.volumes.is_empty() && (self.once || config.api.is_none()) {
             return Err(Failed::usage("the config has no volume to publish; `env` is for `coffer exec`"));
@@ -101,7 +106,9 @@ impl Run {
             _ = shutdown.wait_for(|end| *end) => return Ok(()),
         };
         service.announce(&config);
-        let _report = service.report(self.service.emf_namespace.as_ref(), "coffer run", EmfOutput::Stdout);
+        if let Some(begun) = service.report(self.service.emf_namespace.as_ref(), "coffer run", EmfOutput::Stdout) {
+            report.get_or_init(|| begun);
+        }
         let mut engine = Engine::open(config.volumes.clone(), &service.shared).map_err(refused)?;
         if !self.once {
             let listen = self.listen.or(config.listen).unwrap_or(DEFAULT_LISTEN);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use coffer_runtime::telemetry::Described;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,13 +20,20 @@ struct Labels {
     result: &'static str,
 }
 
+const NOTIFICATIONS: Described = Described::counter(
+    "notifications",
+    &["volume", "action", "result"],
+    "Attempts to tell an application that a set was replaced",
+);
 const RESULTS: [&str; 2] = ["ok", "failed"];
 
 impl NotifyCounters {
+    /// Their families.
+    pub const FAMILIES: [&Described; 1] = [&NOTIFICATIONS];
+
     /// Shows the counters as `notifications`.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Attempts to tell an application that a set was replaced";
-        registry.register("notifications", help, self.0.clone());
+        NOTIFICATIONS.register(registry, self.0.clone());
     }
 
     /// Shows an action from zero on: an alert has to see the first failure as a rise.

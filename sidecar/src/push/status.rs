@@ -4,11 +4,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use coffer_runtime::telemetry::{Described, Readings, unix};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 
@@ -67,7 +65,15 @@ pub enum PushState {
     },
 }
 
+const UP: Described = Described::gauge("push_up", &[], "Whether the queue of events is read");
+const EVENTS: Described = Described::counter("push_events", &["result"], "Messages read from the queue of events");
+const LAST_EVENT: Described =
+    Described::gauge("push_last_event_timestamp_seconds", &[], "When the last event that told of a change came");
+
 impl PushHandle {
+    /// The families of its metrics.
+    pub const FAMILIES: [&Described; 3] = [&UP, &EVENTS, &LAST_EVENT];
+
     /// The state of a queue that was not read yet; `queue` is its URL.
     #[must_use]
     pub fn new(queue: &str) -> Self {
@@ -144,24 +150,13 @@ impl PushHandle {
 impl Collector for PushHandle {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let status = self.snapshot();
-        let up = matches!(status.state, PushState::Ok { .. });
-        let help = "Whether the queue of events is read";
-        let gauge = encoder.encode_descriptor("push_up", help, None, MetricType::Gauge)?;
-        ConstGauge::new(f64::from(u8::from(up))).encode(gauge)?;
+        let mut readings = Readings::new(&mut encoder);
+        readings.gauge(&UP, f64::from(u8::from(matches!(status.state, PushState::Ok { .. }))))?;
         if let Some(last) = status.last_event {
-            let help = "When the last event that told of a change came";
-            let gauge =
-                encoder.encode_descriptor("push_last_event_timestamp_seconds", help, None, MetricType::Gauge)?;
-            let time = last.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            ConstGauge::new(time.as_secs_f64()).encode(gauge)?;
+            readings.gauge(&LAST_EVENT, unix(last))?;
         }
-        let help = "Messages read from the queue of events";
-        let mut counters = encoder.encode_descriptor("push_events", help, None, MetricType::Counter)?;
-        for (result, count) in [("change", status.events), ("ignored", status.ignored), ("rejected", status.rejected)] {
-            let labels = [("result", result)];
-            ConstCounter::new(count).encode(counters.encode_family(&labels)?)?;
-        }
-        Ok(())
+        let counts = [("change", status.events), ("ignored", status.ignored), ("rejected", status.rejected)];
+        readings.counters(&EVENTS, counts.into_iter())
     }
 }
 

@@ -57,12 +57,12 @@ impl Containerd {
         format!("unix://{}", self.socket.display())
     }
 
-    /// Imports the image that is always there.
-    pub(super) async fn import_shell(&self, programs: &Path) -> Result<()> {
+    /// Imports the image that is always there, under its name or another.
+    pub(super) async fn import_shell(&self, programs: &Path, name: &str) -> Result<()> {
         let busybox = programs.join("busybox");
         let listed = Command::new(&busybox).arg("--list").output().await.context("cannot run busybox")?;
         // Whoever runs it without a command, as each pod's own pause container, waits.
-        let mut image = Image::new(SHELL).program("bin/busybox", &busybox)?.command(["sleep", "2147483647"]);
+        let mut image = Image::new(name).program("bin/busybox", &busybox)?.command(["sleep", "2147483647"]);
         for name in String::from_utf8(listed.stdout)?.lines().filter(|name| *name != "busybox") {
             image = image.link(&format!("bin/{name}"), "busybox");
         }

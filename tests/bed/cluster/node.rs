@@ -119,7 +119,8 @@ impl Node {
         });
         node.api.create("/api/v1/nodes", &object).await?;
         let Self { room, kubelet, containerd, .. } = &mut node;
-        let (started, imported) = tokio::join!(kubelet.start(room), containerd.import_shell(room.programs()));
+        let (started, imported) =
+            tokio::join!(kubelet.start(room), containerd.import_shell(room.programs(), containerd::SHELL));
         started?;
         imported?;
         node.ready().await?;
@@ -203,6 +204,11 @@ impl Node {
     /// Imports an image, for pods to name; they must not insist on pulling it.
     pub async fn import_image(&self, image: Image) -> Result<()> {
         self.containerd.import(image).await
+    }
+
+    /// Imports the image with a shell under another name too, such as `busybox:1.36`.
+    pub async fn import_shell_as(&self, name: &str) -> Result<()> {
+        self.containerd.import_shell(self.room.programs(), name).await
     }
 
     /// Imports an image that is shipped, from the archive that its builder made.

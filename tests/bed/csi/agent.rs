@@ -10,9 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use hyper::{Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{runtime, sync::oneshot};
 
 /// How long credentials say they last: as the agent's own.
@@ -29,6 +30,7 @@ pub struct PodIdentityAgent {
 #[derive(Debug, Default)]
 struct State {
     accounts: BTreeMap<String, String>,
+    subjects: BTreeMap<String, String>,
     asked: Vec<String>,
 }
 
@@ -63,6 +65,12 @@ impl PodIdentityAgent {
         self.state().accounts.insert(token.to_owned(), account.to_owned());
     }
 
+    /// The same for every token of a service account, whose signature nobody checks here.
+    pub fn associate_service_account(&self, namespace: &str, name: &str, account: &str) {
+        let subject = format!("system:serviceaccount:{namespace}:{name}");
+        self.state().subjects.insert(subject, account.to_owned());
+    }
+
     /// The tokens that were shown so far, in order.
     pub fn asked(&self) -> Vec<String> {
         self.state().asked.clone()
@@ -89,7 +97,8 @@ fn answer(request: &Request<Incoming>, state: &Mutex<State>) -> Result<Response<
     let token = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
     state.asked.push(token.to_owned());
-    let (status, body) = match state.accounts.get(token) {
+    let by_subject = || subject_of(token).and_then(|subject| state.subjects.get(&subject));
+    let (status, body) = match state.accounts.get(token).or_else(by_subject) {
         _ if request.uri().path() != "/v1/credentials" => (StatusCode::NOT_FOUND, "404 page not found".to_owned()),
         // The account's number as the access key: so LocalStack takes it.
         Some(account) => (
@@ -111,6 +120,14 @@ fn answer(request: &Request<Incoming>, state: &Mutex<State>) -> Result<Response<
         ),
     };
     Response::builder().status(status).body(body)
+}
+
+/// Whose token it is, if it is one for Pod Identity.
+fn subject_of(token: &str) -> Option<String> {
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    let ours = claims["aud"].as_array()?.iter().any(|audience| audience == super::POD_IDENTITY_AUDIENCE);
+    ours.then(|| claims["sub"].as_str().map(str::to_owned)).flatten()
 }
 
 #[cfg(test)]

@@ -97,8 +97,7 @@ async fn values(ground: &Ground, queue: &str, key: &str, health: u16) -> Result<
     Ok(json!({
         "crds": {"install": true},
         "webhook": {
-            "injected": {"env": reach.aws},
-            "extraArgs": [format!("--seccomp-profile=profiles/{SIDECAR}")],
+            "injected": {"env": reach.aws, "seccompProfile": format!("profiles/{SIDECAR}")},
             "extraEnv": reach.api,
             "seccompProfile": profile(INJECTOR),
         },

@@ -10,7 +10,8 @@ use super::{RELEASE, SYSTEM, WAIT, apply, becomes, mounting, no_refusals, reach,
 use crate::fixture::SOON;
 use crate::webhook::{Ground, Pod, SYNC, asks_for_password, pod};
 
-/// The version that comes next: the same programs under another tag.
+/// The version that comes next, from a registry: the same programs under other names.
+const REGISTRY: &str = "registry.example.com/mirror";
 const NEXT: &str = "0.1.1";
 
 /// What is elsewhere here than on AWS.
@@ -91,7 +92,7 @@ async fn a_release_is_upgraded_rolled_back_removed_and_installed_anew_under_pods
     let plane = ControlPlaneOptions::default().controllers().scheduler();
     let ground = Ground::on(plane, NodeOptions::default().sync_frequency(SYNC)).await?;
     for program in ["coffer", "coffer-injector"] {
-        ground.node.import_shipped(Image::shipped_as(program, &format!("{program}:{NEXT}"))?).await?;
+        ground.node.import_shipped(Image::shipped_as(program, &format!("{REGISTRY}/{program}:{NEXT}"))?).await?;
     }
     let (api, helm) = (ground.plane.api(), &ground.plane);
     let (required, optional) = (ground.required().await?, ground.namespace(json!({})).await?);
@@ -127,7 +128,7 @@ async fn a_release_is_upgraded_rolled_back_removed_and_installed_anew_under_pods
     };
 
     // Another version, and other settings of it, while pods are made.
-    values["image"] = json!({"tag": NEXT});
+    values["image"] = json!({"registry": REGISTRY, "tag": NEXT});
     values["webhook"]["timeoutSeconds"] = json!(7);
     values["csi"]["podAnnotations"] = json!({"example.com/changed": "yes"});
     let upgraded = apply(helm, "upgrade", &values, &WAIT);
@@ -141,7 +142,7 @@ async fn a_release_is_upgraded_rolled_back_removed_and_installed_anew_under_pods
     // What is made now gets the next version's sidecar.
     let newer = ground.create(&required, &pod(&asks_for_password())).await?;
     let sidecar = newer.runs().await?["spec"]["initContainers"][0]["image"].clone();
-    ensure!(sidecar == format!("coffer:{NEXT}"), "{sidecar}");
+    ensure!(sidecar == format!("{REGISTRY}/coffer:{NEXT}"), "{sidecar}");
 
     // Back again, in the same way.
     let back = ["rollback", RELEASE, "1", "--namespace", SYSTEM, WAIT[0], WAIT[1]];
@@ -156,7 +157,8 @@ async fn a_release_is_upgraded_rolled_back_removed_and_installed_anew_under_pods
     }
 
     // Gone: nobody keeps a pod from being made, and those that run keep what they have.
-    uninstall(helm).await?;
+    let (_, made) = ground.while_pods_are_made(&[&required, &optional], uninstall(helm)).await?;
+    ensure!(made.refused.is_empty(), "pods were refused: {:?}", made.refused);
     nothing_is_left(&ground, &before, &required).await?;
     let bare = ground.create(&required, &pod(&asks_for_password())).await?;
     ensure!(bare.object().await?["spec"]["initContainers"].is_null(), "who has changed it?");

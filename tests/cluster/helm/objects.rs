@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use bed::cluster::Api;
+use bed::{cluster::Api, eventually};
 use serde_json::Value;
+
+use crate::fixture::SOON;
 
 /// A kind of object, or something below one, such as `pods/log`.
 #[derive(Clone, Debug)]
@@ -54,7 +56,9 @@ impl Resource {
 
     /// Its objects, in all namespaces.
     async fn objects(&self, api: &Api) -> Result<Vec<Value>> {
-        let mut list = api.get(&format!("{}/{}", root(&self.group, &self.version), self.name)).await?;
+        let path = format!("{}/{}", root(&self.group, &self.version), self.name);
+        // Of a kind that was defined a moment ago there is no list yet.
+        let mut list = eventually(SOON, async || api.get(&path).await).await?;
         Ok(list["items"].as_array_mut().map(std::mem::take).unwrap_or_default())
     }
 }

@@ -192,7 +192,7 @@ async fn with_the_webhook_away_a_namespace_gets_what_it_has_chosen() -> Result<(
     ensure!(object["metadata"]["annotations"]["coffer.dev/status"].is_null(), "{}", object["metadata"]);
     // It tells itself from one that was changed, and the API server counts it.
     let metrics = ground.plane.metrics().await?;
-    let open = super::samples(&metrics, "apiserver_admission_webhook_fail_open_count", &["inject.coffer.dev"])?;
+    let open = metrics.sum("apiserver_admission_webhook_fail_open_count", &[("name", "inject.coffer.dev")])?;
     ensure!(open >= 1.0, "{open}");
 
     ground.scale(2).await?;

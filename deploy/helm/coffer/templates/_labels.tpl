@@ -9,8 +9,8 @@ pods, so that a release can take over what the plain manifests have made, and th
 {{- $_ := set $labels "app.kubernetes.io/instance" $root.Release.Name }}
 {{- $_ := set $labels "app.kubernetes.io/managed-by" $root.Release.Service }}
 {{- $_ := set $labels "app.kubernetes.io/part-of" "coffer" }}
-{{- $_ := set $labels "app.kubernetes.io/version" $root.Chart.AppVersion }}
-{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version) }}
+{{- $_ := set $labels "app.kubernetes.io/version" (replace "+" "_" $root.Chart.AppVersion) }}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") }}
 {{- end }}
 {{- $labels = merge $labels (deepCopy $root.Values.commonLabels) }}
 {{- if gt (len .) 2 }}{{- $labels = merge (deepCopy (index . 2)) $labels }}{{- end }}

@@ -5,7 +5,7 @@
 {{- with $root.Values.image.pullSecrets }}
       imagePullSecrets:
         {{- range . }}
-        - name: {{ . }}
+        - name: {{ . | quote }}
         {{- end }}
 {{- end }}
 {{- with $component.nodeSelector }}

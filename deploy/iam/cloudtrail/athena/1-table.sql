@@ -1,5 +1,6 @@
 -- The trail's files in S3 as a table, day by day without a crawler. Of a trail's fields those that the questions need.
--- Change here: bucket, account, regions, the first day. In an organisation's trail the path has `AWSLogs/o-EXAMPLE/ACCOUNT`.
+-- Change here: bucket, account, regions, the first day. In an organisation's trail the path has
+-- `AWSLogs/o-EXAMPLE/ACCOUNT`.
 CREATE EXTERNAL TABLE cloudtrail_logs (
   eventversion STRING,
   useridentity STRUCT<

@@ -1,5 +1,5 @@
--- Every look at a secret or a parameter, one row for each that was asked for, with the workload that asked. The questions
--- are put to this view.
+-- Every look at a secret or a parameter, one row for each that was asked for, with the workload that asked. The
+-- questions are put to this view.
 CREATE OR REPLACE VIEW secret_reads AS
 WITH calls AS (
   SELECT
@@ -19,7 +19,8 @@ WITH calls AS (
     requestid,
     errorcode,
     errormessage,
-    -- What was asked for, as it was written: names and ARNs. Where a refusal has no parameters, its message names the resource.
+    -- What was asked for, as it was written: names and ARNs. Where a refusal has no parameters, its message names the
+    -- resource.
     coalesce(
       CASE eventname
         WHEN 'GetParameters' THEN CAST(json_extract(requestparameters, '$.names') AS ARRAY(VARCHAR))
@@ -30,8 +31,14 @@ WITH calls AS (
       ARRAY[CAST(NULL AS VARCHAR)]
     ) AS asked
   FROM cloudtrail_logs
-  WHERE (eventsource = 'secretsmanager.amazonaws.com' AND eventname IN ('GetSecretValue', 'BatchGetSecretValue', 'DescribeSecret'))
-    OR (eventsource = 'ssm.amazonaws.com' AND eventname IN ('GetParameter', 'GetParameters', 'GetParametersByPath'))
+  WHERE (
+      eventsource = 'secretsmanager.amazonaws.com'
+      AND eventname IN ('GetSecretValue', 'BatchGetSecretValue', 'DescribeSecret')
+    )
+    OR (
+      eventsource = 'ssm.amazonaws.com'
+      AND eventname IN ('GetParameter', 'GetParameters', 'GetParametersByPath')
+    )
 )
 SELECT
   day,
@@ -48,8 +55,8 @@ SELECT
     WHEN useragent LIKE 'coffer/%' AND session <> '' THEN 'sidecar'
     ELSE 'other'
   END AS kind,
-  -- NAMESPACE.SERVICEACCOUNT of the driver, NAMESPACE.POD of the sidecar, eks-CLUSTER-POD-ID of Pod Identity, the task, the
-  -- instance; else whoever it was.
+  -- NAMESPACE.SERVICEACCOUNT of the driver, NAMESPACE.POD of the sidecar, eks-CLUSTER-POD-ID of Pod Identity, the task,
+  -- the instance; else whoever it was.
   coalesce(nullif(replace(session, '@coffer', ''), ''), principal) AS workload,
   useragent LIKE 'coffer/%' AS through_coffer,
   role,

@@ -1,5 +1,5 @@
--- Which secrets and parameters did this workload read? The driver's pods go by NAMESPACE.SERVICEACCOUNT, the sidecar's by
--- NAMESPACE.POD, those of Pod Identity by eks-CLUSTER-POD-….
+-- Which secrets and parameters did this workload read? The driver's pods go by NAMESPACE.SERVICEACCOUNT, the sidecar's
+-- by NAMESPACE.POD, those of Pod Identity by eks-CLUSTER-POD-….
 SELECT reference, call, workload, count(*) AS times, min(called_at) AS first_time, max(called_at) AS last_time
 FROM secret_reads
 WHERE read

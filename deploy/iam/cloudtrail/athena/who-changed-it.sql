@@ -16,8 +16,8 @@ WHERE day BETWEEN '2026/11/01' AND '2026/11/30'
     (
       eventsource = 'secretsmanager.amazonaws.com'
       AND eventname IN (
-        'CreateSecret', 'PutSecretValue', 'UpdateSecret', 'UpdateSecretVersionStage', 'RotateSecret', 'CancelRotateSecret',
-        'DeleteSecret', 'RestoreSecret', 'PutResourcePolicy', 'DeleteResourcePolicy', 'TagResource', 'UntagResource',
+        'CreateSecret', 'PutSecretValue', 'UpdateSecret', 'UpdateSecretVersionStage',
+        'RotateSecret', 'CancelRotateSecret', 'DeleteSecret', 'RestoreSecret', 'PutResourcePolicy', 'DeleteResourcePolicy', 'TagResource', 'UntagResource',
         'RotationSucceeded', 'RotationFailed'
       )
       AND regexp_like(

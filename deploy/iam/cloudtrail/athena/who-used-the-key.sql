@@ -1,5 +1,5 @@
--- For what was the key behind the secrets used, and by whom? The encryption context says for which secret or parameter, or
--- for which cluster's etcd. It takes a trail that does not leave out KMS.
+-- For what was the key behind the secrets used, and by whom? The encryption context says for which secret or parameter,
+-- or for which cluster's etcd. It takes a trail that does not leave out KMS.
 SELECT
   coalesce(
     json_extract_scalar(requestparameters, '$.encryptionContext.SecretARN'),

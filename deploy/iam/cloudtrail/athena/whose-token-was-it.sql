@@ -1,6 +1,8 @@
 -- Which service account's token was behind the reads of a session of IRSA? A session's name is chosen by who holds the
 -- token; the token's subject is not. By the access key, so it takes the trail of the role's own account.
-SELECT reads.workload, tokens.subject, tokens.provider, reads.reference, count(*) AS times, max(reads.called_at) AS last_time
+SELECT
+  reads.workload, tokens.subject, tokens.provider, reads.reference,
+  count(*) AS times, max(reads.called_at) AS last_time
 FROM secret_reads AS reads
 JOIN (
   SELECT

@@ -1,14 +1,14 @@
-//! The metrics that every program has, and a way to write those read at the moment of a scrape.
+//! The metrics of calls to AWS, which every program has.
 
 use std::time::{Duration, SystemTime};
 
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
+use super::described::Described;
 use crate::aws::{AwsError, CallObserver};
 
 /// Counts calls to AWS, whichever part makes them.
@@ -37,12 +37,19 @@ struct ActionLabels {
     action: &'static str,
 }
 
+const TOTAL: Described =
+    Described::counter("aws_calls", &["action", "result"], "Calls to AWS by IAM action and class of result");
+const SECONDS: Described =
+    Described::seconds("aws_call_duration", &["action"], "Time of a call to AWS, from sending to the last byte");
+
 impl Calls {
+    /// Their families.
+    pub const FAMILIES: [&Described; 2] = [&TOTAL, &SECONDS];
+
     /// Adds them to the process's metrics.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("aws_calls", "Calls to AWS by IAM action and class of result", self.total.clone());
-        let help = "Time of a call to AWS, from sending to the last byte";
-        registry.register_with_unit("aws_call_duration", help, Unit::Seconds, self.seconds.clone());
+        TOTAL.register(registry, self.total.clone());
+        SECONDS.register(registry, self.seconds.clone());
     }
 }
 
@@ -53,37 +60,6 @@ impl CallObserver for Calls {
         self.seconds.get_or_create(&ActionLabels { action }).observe(took.as_secs_f64());
         let request_id = outcome.ok().flatten().unwrap_or_default();
         tracing::debug!(action, result, request_id, took_ms = took.as_millis(), "called AWS");
-    }
-}
-
-/// Writes gauges whose values are read at the moment of a scrape.
-#[derive(Debug)]
-pub struct Gauges<'a, 'b>(&'a mut DescriptorEncoder<'b>);
-
-impl<'a, 'b> Gauges<'a, 'b> {
-    /// Into what a collector was given.
-    pub fn new(encoder: &'a mut DescriptorEncoder<'b>) -> Self {
-        Self(encoder)
-    }
-
-    /// Writes one gauge with a value for each set of labels.
-    pub fn write<'l>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl Iterator<Item = (Vec<(&'l str, &'l str)>, f64)>,
-    ) -> Result<(), std::fmt::Error> {
-        let mut family = self.0.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
-        for (labels, value) in samples {
-            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-
-    /// Writes one gauge that has no labels.
-    pub fn write_one(&mut self, name: &str, help: &str, value: f64) -> Result<(), std::fmt::Error> {
-        let encoder = self.0.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
-        ConstGauge::new(value).encode(encoder)
     }
 }
 

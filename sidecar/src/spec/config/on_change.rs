@@ -333,6 +333,17 @@ mod tests {
     }
 
     #[test]
+    fn the_table_says_how_long_an_action_may_take() {
+        let Some(Setting { without: Without::Says(words), .. }) = ACTION.keys.iter().find(|key| key.name == "timeout")
+        else {
+            panic!("no words")
+        };
+        let shown = |time| humantime::format_duration(time);
+        let (http, exec) = (shown(HTTP_TIMEOUT), shown(EXEC_TIMEOUT));
+        assert!(words.starts_with(&format!("{http} for `http`, {exec} for `exec`;")), "{words}");
+    }
+
+    #[test]
     fn nobody_is_told_by_an_empty_list() {
         assert_eq!(read("[]").unwrap(), OnChange::default());
     }

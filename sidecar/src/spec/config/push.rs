@@ -36,7 +36,7 @@ pub(super) static PUSH: Mapping = Mapping {
         },
         role_arn_key("the process's own identity"),
         EXTERNAL_ID_KEY,
-        region_key("what the queue's URL says, or that of the top"),
+        region_key("what the queue's URL says, or that of the process"),
         Setting {
             name: "spread",
             takes: Takes::Time(SPREAD),

@@ -3,6 +3,7 @@
 {{- $root := index . 0 }}
 {{- $name := index . 1 }}
 {{- $component := index . 2 }}
+{{- $port := $component.metricsPort | default 9466 | int }}
 {{- $kubelet := $root.Values.csi.kubeletDir }}
 apiVersion: apps/v1
 kind: DaemonSet
@@ -42,6 +43,9 @@ spec:
             {{- range index . 3 }}
             {{ . }}
             {{- end }}
+            {{- if ne $port 9466 }}
+            - --listen=0.0.0.0:{{ $port }}
+            {{- end }}
             {{- if ne $kubelet "/var/lib/kubelet" }}
             - --kubelet-dir={{ $kubelet }}
             {{- end }}
@@ -58,7 +62,7 @@ spec:
             {{- include "coffer.region" $root }}
             {{- include "coffer.commonEnv" (list $root $component) }}
           ports:
-            - {name: http, containerPort: 9466}
+            - {name: http, containerPort: {{ $port }}}
           # It answers while it runs; nothing that it waits for, AWS and the API server, is mended by a restart.
           livenessProbe:
             httpGet: {port: http, path: /livez}

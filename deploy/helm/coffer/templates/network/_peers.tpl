@@ -44,12 +44,13 @@
     {{- end }}
 {{- end }}
 
-{{- /* Ingress for metrics, under `ingress`. Probes come from the pod's own node, which no policy holds up. */ -}}
+{{- /* Ingress for metrics, under `ingress`: (list $ PORT). Probes come from the pod's own node, which no policy holds up. */ -}}
 {{- define "coffer.fromMetrics" }}
-    {{- with .Values.networkPolicy.metrics.namespaceSelector }}
+    {{- $port := index . 1 }}
+    {{- with (index . 0).Values.networkPolicy.metrics.namespaceSelector }}
     # Who reads metrics.
     - ports:
-        - {protocol: TCP, port: 9466}
+        - {protocol: TCP, port: {{ $port }}}
       from:
         - namespaceSelector:
             {{- toYaml . | nindent 12 }}

@@ -85,12 +85,17 @@ impl EmfReport {
         });
         Self { told, task }
     }
+
+    /// Tells now what has come since the last time: before that goes whose end is the end of its counters.
+    pub fn tell(&self) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).tell(SystemTime::now());
+    }
 }
 
 impl Drop for EmfReport {
     fn drop(&mut self) {
         self.task.abort();
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).tell(SystemTime::now());
+        self.tell();
     }
 }
 
