@@ -119,7 +119,7 @@ cp ../kms/encryption/new.yaml /etc/kubernetes/encryption/config.yaml
 {PLUGIN}
 """,
     "deploy/docs/from-external-secrets.md": CLUSTER,
-    "deploy/docs/from-secrets-store-driver.md": CLUSTER + CLASSES,
+    "deploy/docs/from-secrets-store-driver.md": CLUSTER + CLASSES + "kubectl apply -f ../csi/examples/class.yaml\n",
     "deploy/docs/from-vault-agent.md": CLUSTER + NO_SECRET,
     "deploy/docs/sidecar.md": SERVER,
     "deploy/kms/README.md": f"""\
