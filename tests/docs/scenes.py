@@ -113,7 +113,7 @@ kubectl -n kube-system create configmap kubeadm-config --from-literal=ClusterCon
 """,
     "deploy/network/*": CLUSTER,
     "deploy/docs/cloudwatch.md": "cp ../systemd/coffer.yaml .\n",
-    "deploy/docs/from-ascp.md": CLUSTER + CLASSES + "kubectl apply -f ../csi/driver.yaml\n",
+    "deploy/docs/from-ascp.md": CLUSTER + CLASSES + "kubectl apply -f ../csi/driver.yaml -f ../csi/examples/class.yaml\n",
     "deploy/docs/from-aws-agent.md": "echo token > /var/run/awssmatoken\n",
     "deploy/docs/from-aws-encryption-provider.md": f"""\
 mkdir -p /etc/kubernetes/manifests /etc/kubernetes/encryption
