@@ -64,6 +64,9 @@ spec:
 END
 """
 
+# What commands leave in /tmp, which is not overlaid.
+LEFT = ("/tmp/coffer-again", "/tmp/restored")
+
 BEFORE = {
     "README.md": SERVER,
     "deploy/csi/README.md": CLUSTER,
@@ -121,7 +124,19 @@ cp ../kms/encryption/new.yaml /etc/kubernetes/encryption/config.yaml
     "deploy/docs/from-external-secrets.md": CLUSTER,
     "deploy/docs/from-secrets-store-driver.md": CLUSTER + CLASSES,
     "deploy/docs/from-vault-agent.md": CLUSTER + NO_SECRET,
+    "deploy/docs/runbooks.md": f"""\
+{CLUSTER}
+mkdir -p /etc/kubernetes
+cp ../kms/encryption/new.yaml /etc/kubernetes/encryption.yaml
+kubectl apply -f ../webhook/examples/deployment.yaml
+{PLUGIN}
+""",
     "deploy/docs/sidecar.md": SERVER,
+    "deploy/images/README.md": f"""\
+{BUILT}
+cd "$COFFER_DOCS_REPOSITORY"
+for machine in amd64 arm64; do mkdir $machine && cp target/*/release/coffer $machine/; done
+""",
     "deploy/kms/README.md": f"""\
 {OBJECT}
 aws iam create-role --role-name prod-control-plane --assume-role-policy-document file://../iam/trust-ec2.json > /dev/null

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from guides import PATIENCE, ROOT, Failure, expect, yaml
@@ -29,10 +30,10 @@ REAL = (
 # What the stand-in is for: see there what is real behind it.
 STOOD_IN = (
     "aws coffer coffer-injector coffer-kms crictl curl docker etcd etcdctl etcdutl helm journalctl kops kubeadm kubectl systemctl "
-    "systemd-sysusers getent vault"
+    "systemd-sysusers getent git vault"
 ).split()
 # Scripts of the repository that do what takes too long here, and have a step of tests/run of their own.
-SCRIPTS = ("deploy/build", "deploy/local/demo", "tests/run")
+SCRIPTS = ("deploy/build", "deploy/images/build", "deploy/images/sbom", "deploy/local/demo", "tests/run")
 # Overlaid, each guide anew.
 FOLDERS = ("/etc", "/root", "/usr", "/var", "/opt", "/srv")
 BUILTIN = "cd echo export for if while until printf read set source test unset . [".split()
@@ -107,6 +108,11 @@ class Shell:
         return any(re.search(r"\b(kubectl|helm) ", text) for text in texts)
 
     def _guide(self, guide, found):
+        started = time.monotonic()
+        self._blocks(guide, found)
+        print(f"{guide.relative_to(ROOT)}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+
+    def _blocks(self, guide, found):
         name = str(guide.relative_to(ROOT))
         with Scene(self.bed, self.cluster, name, self.files.get(guide, {})) as scene:
             for block, kind in found:
@@ -123,6 +129,7 @@ class Shell:
                         self.only.append((str(block), f"`{event['what']}`: {event['why']}"))
                 if wrong:
                     self.failures.append((str(block), wrong))
+                    if "mistakes.md" not in str(block): print(f"{block}: {wrong}", file=sys.stderr, flush=True)
                 if wrong and self.bed.clone:
                     # All else would wait for what does not come.
                     break
@@ -151,6 +158,8 @@ class Scene:
         self.stack.enter_context(overlays(self.folder / "mounts"))
         self.pids = self.folder / "pids"
         self.stack.callback(end_all, self.pids)
+        for path in scenes.LEFT:
+            self.stack.callback(shutil.rmtree, path, ignore_errors=True)
         if before := self.there["before"]:
             done = self._bash((self.copy / self.guide).parent, before)
             expect(done.returncode == 0, f"{self.guide}: what is to be there before: {done.stderr}")
@@ -323,7 +332,6 @@ def programs(folder):
 def stand_ins_for_scripts(copy):
     for name in SCRIPTS:
         if (copy / name).exists():
-            (copy / name).rename(copy / f"{name}.real")
             stand_in(copy / name, name)
 
 
@@ -418,6 +426,16 @@ def is_environment(block, bed):
         name = line.partition("=")[0]
         if name and f"[env: {name}=" not in helps and not name.startswith("AWS_"):
             return f"no program takes {name}"
+    return None
+
+
+def is_usage(block, bed):
+    """how a command is used, as its help has it"""
+    for line in block.text.splitlines():
+        program, *words = line.split()
+        command = [word for word in words[:1] if re.fullmatch(r"[a-z]+", word)]
+        if line not in bed.run(program, *command, "--help").stdout:
+            return f"the help of {' '.join([program, *command])} has no `{line}`"
     return None
 
 

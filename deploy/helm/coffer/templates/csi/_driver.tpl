@@ -3,7 +3,7 @@
 {{- $root := index . 0 }}
 {{- $name := index . 1 }}
 {{- $component := index . 2 }}
-{{- $port := $component.metricsPort | default 9466 | int }}
+{{- $port := $component.metricsPort | default 9466 | int64 }}
 {{- $kubelet := $root.Values.csi.kubeletDir }}
 apiVersion: apps/v1
 kind: DaemonSet
@@ -17,7 +17,7 @@ spec:
   # A driver that is away holds up only pods that start on its node; those that run keep their files.
   updateStrategy:
     type: RollingUpdate
-    rollingUpdate: {maxUnavailable: {{ $component.maxUnavailable }}}
+    rollingUpdate: {maxUnavailable: {{ include "coffer.count" $component.maxUnavailable }}}
   template:
     metadata:
       {{- include "coffer.podMetadata" (list $root $name $component) }}
@@ -29,7 +29,7 @@ spec:
       {{- end }}
       {{- with $component.priorityClassName }}
       # Without it no pod with secrets starts on the node: the last to be evicted, the last that the kernel kills.
-      priorityClassName: {{ . }}
+      priorityClassName: {{ toYaml . }}
       {{- end }}
       # Every node that can: not Fargate, which has no privileged containers; the sidecar is for its pods.
       {{- include "coffer.placement" (list $root $component) }}
@@ -43,11 +43,9 @@ spec:
             {{- range index . 3 }}
             {{ . }}
             {{- end }}
-            {{- if ne $port 9466 }}
-            - --listen=0.0.0.0:{{ $port }}
-            {{- end }}
+            {{- include "coffer.listen" (list $root $port) }}
             {{- if ne $kubelet "/var/lib/kubelet" }}
-            - --kubelet-dir={{ $kubelet }}
+            - {{ printf "--kubelet-dir=%s" $kubelet | toYaml }}
             {{- end }}
             {{- if $component.syncSecrets.enabled }}
             - --sync-secrets
@@ -90,9 +88,11 @@ spec:
           volumeMounts:
             # At the same path as on the host: its sockets and the pods' volumes are both in it.
             - {name: kubelet, mountPath: {{ $kubelet }}, mountPropagation: Bidirectional}
+            {{- include "coffer.moreMounts" (list $component 12) }}
       volumes:
         - name: kubelet
           hostPath: {path: {{ $kubelet }}, type: Directory}
+        {{- include "coffer.moreVolumes" (list $component 8) }}
 {{- end }}
 
 {{- /* The region of volumes that name none, under `env`. */ -}}

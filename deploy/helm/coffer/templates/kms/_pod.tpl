@@ -1,6 +1,18 @@
+{{- /* Where it is asked for its health on its own node: of every address, loopback is one. */ -}}
+{{- define "coffer.kms.asked" }}
+{{- $host := .Values.kms.healthHost }}
+{{- get (dict "0.0.0.0" "127.0.0.1" "::" "::1") $host | default $host }}
+{{- end }}
+
 {{- /* The static pod, as a file for /etc/kubernetes/manifests. It is no object of the release: a kubelet runs it by itself. */ -}}
 {{- define "coffer.kms.pod" }}
-{{- $kms := .Values.kms -}}
+{{- $kms := .Values.kms }}
+{{- $port := int64 $kms.healthPort }}
+{{- $host := $kms.healthHost }}
+{{- $asked := include "coffer.kms.asked" . }}
+{{- $probe := printf "host: %s, port: %d" (ternary (quote $asked) $asked (contains ":" $asked)) $port }}
+{{- $contexts := 0 }}
+{{- range $kms.extraArgs }}{{ if hasPrefix "--encryption-context=" . }}{{ $contexts = add1 $contexts }}{{ end }}{{ end -}}
 apiVersion: v1
 kind: Pod
 metadata:
@@ -33,30 +45,39 @@ spec:
       {{- toYaml $kms.seccompProfile | nindent 6 }}
   containers:
     - name: coffer-kms
-      image: {{ include "coffer.image" (list $ "kms") }}
+      image: {{ include "coffer.image" (list $ "kms") | toYaml }}
       # The image has to be on the node or in a registry that the kubelet itself can log in to: imagePullSecrets are
       # objects of an API server that may not be there.
       imagePullPolicy: {{ .Values.image.pullPolicy | default "IfNotPresent" }}
       args:
         - serve
-        - --key={{ $kms.key }}
+        - {{ printf "--key=%s" $kms.key | toYaml }}
         {{- with $kms.region }}
-        - --region={{ . }}
+        - {{ printf "--region=%s" . | toYaml }}
         {{- end }}
         {{- with $kms.encryptionContext }}
         {{- $pairs := list }}
         {{- range $name, $value := . }}{{ $pairs = append $pairs (printf "%s=%s" $name $value) }}{{ end }}
         # Leave it out where the old plugin had none: data is read with the context it was written with, or not at all.
         - {{ printf "--encryption-context=%s" (join "," $pairs) | quote }}
+        {{- else }}
+        {{- if $contexts }}
+        # Each key has its own at the same place.
+        - --encryption-context=
         {{- end }}
-        - --listen={{ $kms.socketDir }}/socket.sock
+        {{- end }}
+        - {{ printf "--listen=%s/socket.sock" $kms.socketDir | toYaml }}
+        {{- if eq $host $asked }}
         # With hostNetwork the default, `:8080`, would be open to the network, and 8080 is often taken.
-        - --health-port=127.0.0.1:{{ $kms.healthPort }}
+        {{- else }}
+        # Open to the nodes' network, where a firewall is to let in whoever scrapes: it tells the ARNs of keys.
+        {{- end }}
+        - {{ ternary (printf "--health-port=[%s]:%d" $host $port) (printf "--health-port=%s:%d" $host $port) (contains ":" $host) | toYaml }}
         {{- with .Values.log.level }}
-        - --log-level={{ . }}
+        - {{ printf "--log-level=%s" . | toYaml }}
         {{- end }}
         {{- with .Values.log.format }}
-        - --log-format={{ . }}
+        - {{ printf "--log-format=%s" . | toYaml }}
         {{- end }}
         {{- range $kms.extraArgs }}
         - {{ . | quote }}
@@ -70,20 +91,22 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
       {{- end }}
-      # Each asks on loopback, for the port is open there only.
+      {{- if eq $asked "127.0.0.1" "::1" }}
+      # Each asks on loopback{{ if eq $host $asked }}, for the port is open there only{{ end }}.
+      {{- end }}
       startupProbe:
-        httpGet: {host: 127.0.0.1, port: {{ $kms.healthPort }}, path: /livez}
+        httpGet: { {{- $probe }}, path: /livez}
         periodSeconds: 1
         failureThreshold: 60
       # /livez, never /healthz: a KMS that is away is not mended by a restart, which would only forget what is cached.
       livenessProbe:
-        httpGet: {host: 127.0.0.1, port: {{ $kms.healthPort }}, path: /livez}
+        httpGet: { {{- $probe }}, path: /livez}
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
       # Shown by `kubectl get pod`; nothing waits for it, as no Service leads here.
       readinessProbe:
-        httpGet: {host: 127.0.0.1, port: {{ $kms.healthPort }}, path: /readyz}
+        httpGet: { {{- $probe }}, path: /readyz}
         periodSeconds: 10
         timeoutSeconds: 5
       # About 10 MiB in use. No limit on CPU: a plugin that is held back holds back the API server's start.
@@ -96,7 +119,9 @@ spec:
       volumeMounts:
         - name: socket
           mountPath: {{ $kms.socketDir }}
+        {{- include "coffer.moreMounts" (list $kms 8) }}
   volumes:
     - name: socket
       hostPath: {path: {{ $kms.socketDir }}, type: DirectoryOrCreate}
+    {{- include "coffer.moreVolumes" (list $kms 4) }}
 {{- end }}

@@ -3,7 +3,7 @@
     # The API server.
     - ports:
         {{- range .Values.networkPolicy.apiServer.ports }}
-        - {protocol: TCP, port: {{ . }}}
+        - {protocol: TCP, port: {{ int64 . }}}
         {{- end }}
       {{- with .Values.networkPolicy.apiServer.cidrs }}
       to:
@@ -21,9 +21,9 @@
         - {protocol: TCP, port: 53}
       to:
         - namespaceSelector:
-            {{- toYaml .Values.networkPolicy.dns.namespaceSelector | nindent 12 }}
+            {{- .Values.networkPolicy.dns.namespaceSelector | default (dict "matchLabels" (dict "kubernetes.io/metadata.name" "kube-system")) | toYaml | nindent 12 }}
           podSelector:
-            {{- toYaml .Values.networkPolicy.dns.podSelector | nindent 12 }}
+            {{- .Values.networkPolicy.dns.podSelector | default (dict "matchLabels" (dict "k8s-app" "kube-dns")) | toYaml | nindent 12 }}
     # AWS's endpoints{{ if not .Values.networkPolicy.aws.cidrs }}: no policy of Kubernetes knows them by name, so this is anybody's port 443{{ end }}.
     - ports:
         - {protocol: TCP, port: 443}
@@ -50,7 +50,7 @@
     {{- with (index . 0).Values.networkPolicy.metrics.namespaceSelector }}
     # Who reads metrics.
     - ports:
-        - {protocol: TCP, port: {{ $port }}}
+        - {protocol: TCP, port: {{ int64 $port }}}
       from:
         - namespaceSelector:
             {{- toYaml . | nindent 12 }}
