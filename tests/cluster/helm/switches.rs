@@ -260,7 +260,12 @@ async fn a_release_takes_over_what_kubectl_has_applied_and_leaves_the_classes() 
     let definitions = ["secretproviderclasses", "secretproviderclasspodstatuses"]
         .map(|name| format!("customresourcedefinitions.apiextensions.k8s.io /{name}.secrets-store.csi.x-k8s.io"));
     // The API server makes the first for the definitions' group, and `kubectl apply` has made the namespace.
-    let others = ["apiservices.apiregistration.k8s.io /v1.secrets-store.csi.x-k8s.io", "namespaces /coffer-system"];
+    // Beside them is a role of the manifest that the chart has with `syncSecrets` only.
+    let others = [
+        "apiservices.apiregistration.k8s.io /v1.secrets-store.csi.x-k8s.io",
+        "namespaces /coffer-system",
+        "clusterroles.rbac.authorization.k8s.io /coffer-csi-sync-secrets",
+    ];
     let kept: BTreeSet<_> = others.map(str::to_owned).into_iter().chain(definitions).collect();
     let left = added(api, &before).await?;
     ensure!(left == kept, "it leaves {left:?}");
