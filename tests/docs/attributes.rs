@@ -2,7 +2,7 @@
 //! example is right or wrong before any pod has it.
 
 use std::collections::HashMap;
-use std::io::stdin;
+use std::io::{Write, stderr, stdin};
 use std::process::ExitCode;
 
 use coffer_injector::form::Ask;
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn refused(why: &str) -> ExitCode {
-    eprintln!("{why}");
+    // Who reads nothing of it still has the exit code.
+    let _ = writeln!(stderr(), "{why}");
     ExitCode::FAILURE
 }

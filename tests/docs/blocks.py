@@ -104,6 +104,8 @@ def kind(block, commands):
         return "environment"
     if re.match(r"fields @|filter |stats ", lines[0]):
         return "query"
+    if all(re.match(r"coffer(-\w+)?\b.*(\[OPTIONS\]|<[A-Z]+>)", line) for line in lines):
+        return "usage"
     if re.match(r"[\w./-]+", lines[0]) and first_word(lines[0]) in commands:
         return "shell"
     return None

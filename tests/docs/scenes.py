@@ -64,6 +64,9 @@ spec:
 END
 """
 
+# What commands leave in /tmp, which is not overlaid.
+LEFT = ("/tmp/coffer-again", "/tmp/restored")
+
 BEFORE = {
     "README.md": SERVER,
     "deploy/csi/README.md": CLUSTER,
@@ -110,7 +113,7 @@ kubectl -n kube-system create configmap kubeadm-config --from-literal=ClusterCon
 """,
     "deploy/network/*": CLUSTER,
     "deploy/docs/cloudwatch.md": "cp ../systemd/coffer.yaml .\n",
-    "deploy/docs/from-ascp.md": CLUSTER + CLASSES + "kubectl apply -f ../csi/driver.yaml\n",
+    "deploy/docs/from-ascp.md": CLUSTER + CLASSES + "kubectl apply -f ../csi/driver.yaml -f ../csi/examples/class.yaml\n",
     "deploy/docs/from-aws-agent.md": "echo token > /var/run/awssmatoken\n",
     "deploy/docs/from-aws-encryption-provider.md": f"""\
 mkdir -p /etc/kubernetes/manifests /etc/kubernetes/encryption
@@ -119,9 +122,21 @@ cp ../kms/encryption/new.yaml /etc/kubernetes/encryption/config.yaml
 {PLUGIN}
 """,
     "deploy/docs/from-external-secrets.md": CLUSTER,
-    "deploy/docs/from-secrets-store-driver.md": CLUSTER + CLASSES,
+    "deploy/docs/from-secrets-store-driver.md": CLUSTER + CLASSES + "kubectl apply -f ../csi/examples/class.yaml\n",
     "deploy/docs/from-vault-agent.md": CLUSTER + NO_SECRET,
+    "deploy/docs/runbooks.md": f"""\
+{CLUSTER}
+mkdir -p /etc/kubernetes
+cp ../kms/encryption/new.yaml /etc/kubernetes/encryption.yaml
+kubectl apply -f ../webhook/examples/deployment.yaml
+{PLUGIN}
+""",
     "deploy/docs/sidecar.md": SERVER,
+    "deploy/images/README.md": f"""\
+{BUILT}
+cd "$COFFER_DOCS_REPOSITORY"
+for machine in amd64 arm64; do mkdir $machine && cp target/*/release/coffer $machine/; done
+""",
     "deploy/kms/README.md": f"""\
 {OBJECT}
 aws iam create-role --role-name prod-control-plane --assume-role-policy-document file://../iam/trust-ec2.json > /dev/null
@@ -162,12 +177,16 @@ coffer-kms --key={KEY} --encryption-context=cluster=prod --write-format=local-ke
 }
 
 
+# What has to be there again for the guides that come after: they share one LocalStack.
+AFTER = {"README.md": {"delete-secret": "aws secretsmanager restore-secret --secret-id prod/db > /dev/null\n"}}
+
+
 # Guides whose manifests the reader applies, one after the other.
 APPLIES = {f"deploy/docs/from-{whence}.md" for whence in ("ascp", "external-secrets", "secrets-store-driver", "vault-agent")}
 
 
 def of(guide):
-    return {"says": {}, "after": {}, "variables": VARIABLES, "before": BEFORE.get(guide, ""), "between": BETWEEN.get(guide, {}), "applies": guide in APPLIES}
+    return {"says": {}, "after": AFTER.get(guide, {}), "variables": VARIABLES, "before": BEFORE.get(guide, ""), "between": BETWEEN.get(guide, {}), "applies": guide in APPLIES}
 
 
 # The README in a clean clone, on a cluster with a node: what its commands print, and what its text promises after them.
@@ -176,7 +195,7 @@ WALK = {
     "before": SERVER,
     "between": {},
     "applies": False,
-    "says": {"cat /run/secrets/": r"hunter2\s*hunter2", "/coffer status": "prod/db"},
+    "says": {"first.yaml": r"hunter2\s*hunter2", "/coffer status": r"hunter3\s*hunter3[\s\S]*prod/db"},
     "after": {
         "put-secret-value": """\
 for reader in "deployment/api -c api -- cat /run/secrets/coffer/db-password" "volume -- cat /run/secrets/app/db-password"; do

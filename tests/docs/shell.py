@@ -1,4 +1,4 @@
-"""Blocks of shell, run by bash to the letter: in a copy of the repository, with commands that are the real ones or stand in
+"""Blocks of shell, run by bash to the letter: in an overlay of the repository, with commands that are the real ones or stand in
 for what this machine has not, and with the folders of the system overlaid, so that nothing is left of it.
 """
 
@@ -29,10 +29,10 @@ REAL = (
 # What the stand-in is for: see there what is real behind it.
 STOOD_IN = (
     "aws coffer coffer-injector coffer-kms crictl curl docker etcd etcdctl etcdutl helm journalctl kops kubeadm kubectl systemctl "
-    "systemd-sysusers getent vault"
+    "systemd-sysusers getent git vault"
 ).split()
 # Scripts of the repository that do what takes too long here, and have a step of tests/run of their own.
-SCRIPTS = ("deploy/build", "deploy/local/demo", "tests/run")
+SCRIPTS = ("deploy/build", "deploy/images/build", "deploy/images/sbom", "deploy/local/demo", "tests/run")
 # Overlaid, each guide anew.
 FOLDERS = ("/etc", "/root", "/usr", "/var", "/opt", "/srv")
 BUILTIN = "cd echo export for if while until printf read set source test unset . [".split()
@@ -143,7 +143,8 @@ class Scene:
         self.stack = contextlib.ExitStack()
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="guide-", dir=self.bed.folder)))
         self.log = self.folder / "log"
-        self.copy = Path(self.bed.clone) if self.bed.clone else copy_of_repository(self.folder / "coffer")
+        clone = self.bed.clone and Path(self.bed.clone)
+        self.copy = clone or self.stack.enter_context(repository(self.folder))
         for name, text in self.files.items():
             ((self.copy / self.guide).parent / name).write_text(text)
         programs(self.folder / "bin")
@@ -151,6 +152,8 @@ class Scene:
         self.stack.enter_context(overlays(self.folder / "mounts"))
         self.pids = self.folder / "pids"
         self.stack.callback(end_all, self.pids)
+        for path in scenes.LEFT:
+            self.stack.callback(shutil.rmtree, path, ignore_errors=True)
         if before := self.there["before"]:
             done = self._bash((self.copy / self.guide).parent, before)
             expect(done.returncode == 0, f"{self.guide}: what is to be there before: {done.stderr}")
@@ -298,15 +301,21 @@ def matches(wanted, found):
 # The reader's machine.
 
 
-def copy_of_repository(to):
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, set(listed.stdout.split("\0"))):
-        if (ROOT / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, to / name)
-    return to
+@contextlib.contextmanager
+def repository(folder):
+    """The repository as it is, without what was built; what commands write to it is elsewhere."""
+    there = folder / "coffer"
+    there.mkdir()
+    with overlay(ROOT, there, folder / "written"):
+        target = there / "target"
+        if target.is_symlink():
+            target.unlink()
+        target.mkdir(exist_ok=True)
+        mount("-t", "tmpfs", "tmpfs", str(target))
+        try:
+            yield there
+        finally:
+            umount(target)
 
 
 def programs(folder):
@@ -323,7 +332,6 @@ def programs(folder):
 def stand_ins_for_scripts(copy):
     for name in SCRIPTS:
         if (copy / name).exists():
-            (copy / name).rename(copy / f"{name}.real")
             stand_in(copy / name, name)
 
 
@@ -339,20 +347,28 @@ def script(path, line):
 @contextlib.contextmanager
 def overlays(folder):
     """The folders of the system as they are, and what is written to them elsewhere; /run is new."""
-    done = []
-    try:
+    with contextlib.ExitStack() as stack:
         for path in FOLDERS:
-            upper, work = folder / path.strip("/") / "upper", folder / path.strip("/") / "work"
-            upper.mkdir(parents=True)
-            work.mkdir()
-            mount("-t", "overlay", "overlay", "-o", f"lowerdir={path},upperdir={upper},workdir={work}", path)
-            done.append(path)
+            stack.enter_context(overlay(path, path, folder / path.strip("/")))
         mount("-t", "tmpfs", "tmpfs", "/run")
-        done.append("/run")
+        stack.callback(umount, "/run")
+        yield
+
+
+@contextlib.contextmanager
+def overlay(lower, at, folder):
+    upper, work = folder / "upper", folder / "work"
+    upper.mkdir(parents=True)
+    work.mkdir()
+    mount("-t", "overlay", "overlay", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", str(at))
+    try:
         yield
     finally:
-        for path in reversed(done):
-            subprocess.run(["umount", "-l", path], check=True, timeout=PATIENCE)
+        umount(at)
+
+
+def umount(path):
+    subprocess.run(["umount", "-l", str(path)], check=True, timeout=PATIENCE)
 
 
 def alone():
@@ -418,6 +434,16 @@ def is_environment(block, bed):
         name = line.partition("=")[0]
         if name and f"[env: {name}=" not in helps and not name.startswith("AWS_"):
             return f"no program takes {name}"
+    return None
+
+
+def is_usage(block, bed):
+    """how a command is used, as its help has it"""
+    for line in block.text.splitlines():
+        program, *words = line.split()
+        command = [word for word in words[:1] if re.fullmatch(r"[a-z]+", word)]
+        if line not in bed.run(program, *command, "--help").stdout:
+            return f"the help of {' '.join([program, *command])} has no `{line}`"
     return None
 
 

@@ -32,7 +32,7 @@ async fn a_socket_of_systemds_is_served_and_the_doctor_is_content() -> Result<()
     plugin.api.becomes("ok").await?;
     let encrypted = plugin.api.encrypt(b"seed").await?;
     ensure!(plugin.api.decrypt(&encrypted.ciphertext, &encrypted.key_id).await? == b"seed");
-    ensure!(plugin.healthz(200).await? == "ok");
+    ensure!(plugin.healthz(200).await? == "OK");
 
     let config = socket.with_file_name("encryption.yaml");
     let text = json!({

@@ -144,7 +144,7 @@ mod tests {
             http::exchange(&http::client(), request.body(http_body_util::Full::default()).unwrap()).await.unwrap()
         };
         let given = ask("known").await;
-        let given: serde_json::Value = serde_json::from_slice(given.body()).unwrap();
+        let given: Value = serde_json::from_slice(given.body()).unwrap();
         assert_eq!(given["AccessKeyId"], "123456789012");
         assert_eq!(ask("stranger").await.status(), 400);
         assert_eq!(agent.asked(), ["known", "stranger"]);
