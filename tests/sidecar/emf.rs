@@ -121,6 +121,37 @@ async fn standard_output_stays_the_programs() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_start_that_fails_is_told_with_why() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    let none = "secretsmanager:prod/none";
+    let told_of = |process: &Process| -> Result<Vec<Value>> {
+        ensure!(process.stdout().is_empty(), "{}", process.stdout());
+        let lines = told(&process.stderr());
+        let calls = metric(&lines, "coffer_aws_calls")?;
+        ensure!(
+            calls.get(&of(&["coffer exec", "not_found"])).is_some_and(|count| *count >= 1.0),
+            "{}",
+            process.stderr()
+        );
+        Ok(lines)
+    };
+    let exec = fixture.coffer().args(["exec", NAMESPACE, "--startup-timeout=2s"]);
+    let process = exec.env("V", format!("coffer:{none}")).args(["--", "echo", "mine"]).start()?;
+    ends_with(&process, 1).await?;
+    told_of(&process)?;
+
+    fixture.config("60s", [format!("{{name: db, from: \"{none}\"}}")])?;
+    let exec =
+        fixture.coffer().args(["exec", NAMESPACE, "--startup-timeout=2s", "--config"]).arg(fixture.config_path());
+    let process = exec.args(["--", "echo", "mine"]).start()?;
+    ends_with(&process, 1).await?;
+    let lines = told_of(&process)?;
+    ensure!(metric(&lines, "coffer_volume_ready")?[&of(&["coffer exec"])] == 0.0, "{lines:?}");
+    ensure!(metric(&lines, "coffer_references_missing")?[&of(&["coffer exec"])] == 1.0, "{lines:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn nothing_is_told_unless_a_namespace_is_given() -> Result<()> {
     let fixture = pair("60s").await?;
     let sidecar = fixture.ready().await?;

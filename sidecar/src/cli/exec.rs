@@ -257,16 +257,14 @@ impl Exec {
                 published = &mut publishing => published,
                 code = supervisor.asked_to_end(start) => {
                     end.send_replace(true);
-                    if let Ok(Ok((_, engine))) = timeout(DRAIN, publishing).await {
+                    if let Ok(Ok((_, engine, _))) = timeout(DRAIN, publishing).await {
                         engine.close();
                     }
                     return Ok(Lived::Ended(code));
                 }
             }
         };
-        let (service, engine) = published?;
-        // Standard output is the program's. One that takes this process's place is told of what has been until then.
-        let report = service.report(self.service.emf_namespace.as_ref(), "coffer exec", EmfOutput::Stderr);
+        let (service, engine, report) = published?;
         let first = match secrets.first() {
             Ok(first) => first,
             Err(error) => {
@@ -301,10 +299,13 @@ impl Exec {
         told: Told,
         secrets: &Secrets,
         shutdown: &watch::Receiver<bool>,
-    ) -> Result<(Service, Engine), Failed> {
+    ) -> Result<(Service, Engine, Option<EmfReport>), Failed> {
         let journal = if self.audit { Journal::Stderr } else { Journal::Off };
         let service = Service::new(config, &env, file, journal, self.service.allow_disk, Some(told)).await?;
         service.announce(config);
+        // Standard output is the program's. Also of a start that fails, and of one whose program takes this process's
+        // place, what has been until then is told.
+        let report = service.report(self.service.emf_namespace.as_ref(), "coffer exec", EmfOutput::Stderr);
         let mut passing = Engine::open(Vec::new(), &service.shared).map_err(refused)?;
         let mut engine = Engine::open(config.volumes.clone(), &service.shared).map_err(refused)?;
         if !env.is_empty() {
@@ -315,7 +316,7 @@ impl Exec {
             engine.add(spec, Box::new(handoff)).map_err(refused)?;
         }
         if self.start(config) == Start::Supervised {
-            service.serve(self.listen.or(config.listen), config.probes).await?;
+            service.serve(self.listen.or(config.listen), config).await?;
         } else if self.listen.is_some() {
             tracing::warn!("nothing is served on --listen: the program takes this process's place");
         }
@@ -331,8 +332,10 @@ impl Exec {
         let there = || if *shutdown.borrow() { Ok(()) } else { service.shared.status.ready() };
         let whole = made.and(started).map_err(|error| error.to_string()).and_then(|()| there());
         match whole {
-            Ok(()) => Ok((service, engine)),
+            Ok(()) => Ok((service, engine, report)),
             Err(why) => {
+                // Volumes take their counters with them.
+                report.iter().for_each(EmfReport::tell);
                 engine.close();
                 Err(Failed::at_run_time(why))
             }
