@@ -101,7 +101,7 @@ def check_commands(guides, least):
                 done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=PATIENCE)
                 expect(done.returncode == 0, f"{place}: {done.stderr}")
             elif language == "yaml":
-                yaml.load(block, Strict)
+                list(yaml.load_all(block, Strict))
     expect(blocks >= least, f"only {blocks} blocks")
 
 
