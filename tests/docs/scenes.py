@@ -113,7 +113,7 @@ kubectl -n kube-system create configmap kubeadm-config --from-literal=ClusterCon
 """,
     "deploy/network/*": CLUSTER,
     "deploy/docs/cloudwatch.md": "cp ../systemd/coffer.yaml .\n",
-    "deploy/docs/from-ascp.md": CLUSTER + CLASSES + "kubectl apply -f ../csi/driver.yaml\n",
+    "deploy/docs/from-ascp.md": CLUSTER + CLASSES + "kubectl apply -f ../csi/driver.yaml -f ../csi/examples/class.yaml\n",
     "deploy/docs/from-aws-agent.md": "echo token > /var/run/awssmatoken\n",
     "deploy/docs/from-aws-encryption-provider.md": f"""\
 mkdir -p /etc/kubernetes/manifests /etc/kubernetes/encryption
@@ -122,7 +122,7 @@ cp ../kms/encryption/new.yaml /etc/kubernetes/encryption/config.yaml
 {PLUGIN}
 """,
     "deploy/docs/from-external-secrets.md": CLUSTER,
-    "deploy/docs/from-secrets-store-driver.md": CLUSTER + CLASSES,
+    "deploy/docs/from-secrets-store-driver.md": CLUSTER + CLASSES + "kubectl apply -f ../csi/examples/class.yaml\n",
     "deploy/docs/from-vault-agent.md": CLUSTER + NO_SECRET,
     "deploy/docs/runbooks.md": f"""\
 {CLUSTER}
@@ -177,12 +177,16 @@ coffer-kms --key={KEY} --encryption-context=cluster=prod --write-format=local-ke
 }
 
 
+# What has to be there again for the guides that come after: they share one LocalStack.
+AFTER = {"README.md": {"delete-secret": "aws secretsmanager restore-secret --secret-id prod/db > /dev/null\n"}}
+
+
 # Guides whose manifests the reader applies, one after the other.
 APPLIES = {f"deploy/docs/from-{whence}.md" for whence in ("ascp", "external-secrets", "secrets-store-driver", "vault-agent")}
 
 
 def of(guide):
-    return {"says": {}, "after": {}, "variables": VARIABLES, "before": BEFORE.get(guide, ""), "between": BETWEEN.get(guide, {}), "applies": guide in APPLIES}
+    return {"says": {}, "after": AFTER.get(guide, {}), "variables": VARIABLES, "before": BEFORE.get(guide, ""), "between": BETWEEN.get(guide, {}), "applies": guide in APPLIES}
 
 
 # The README in a clean clone, on a cluster with a node: what its commands print, and what its text promises after them.
@@ -191,7 +195,7 @@ WALK = {
     "before": SERVER,
     "between": {},
     "applies": False,
-    "says": {"cat /run/secrets/": r"hunter2\s*hunter2", "/coffer status": "prod/db"},
+    "says": {"first.yaml": r"hunter2\s*hunter2", "/coffer status": r"hunter3\s*hunter3[\s\S]*prod/db"},
     "after": {
         "put-secret-value": """\
 for reader in "deployment/api -c api -- cat /run/secrets/coffer/db-password" "volume -- cat /run/secrets/app/db-password"; do

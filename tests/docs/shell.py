@@ -1,4 +1,4 @@
-"""Blocks of shell, run by bash to the letter: in a copy of the repository, with commands that are the real ones or stand in
+"""Blocks of shell, run by bash to the letter: in an overlay of the repository, with commands that are the real ones or stand in
 for what this machine has not, and with the folders of the system overlaid, so that nothing is left of it.
 """
 
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 from guides import PATIENCE, ROOT, Failure, expect, yaml
@@ -108,11 +107,6 @@ class Shell:
         return any(re.search(r"\b(kubectl|helm) ", text) for text in texts)
 
     def _guide(self, guide, found):
-        started = time.monotonic()
-        self._blocks(guide, found)
-        print(f"{guide.relative_to(ROOT)}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-
-    def _blocks(self, guide, found):
         name = str(guide.relative_to(ROOT))
         with Scene(self.bed, self.cluster, name, self.files.get(guide, {})) as scene:
             for block, kind in found:
@@ -129,7 +123,6 @@ class Shell:
                         self.only.append((str(block), f"`{event['what']}`: {event['why']}"))
                 if wrong:
                     self.failures.append((str(block), wrong))
-                    if "mistakes.md" not in str(block): print(f"{block}: {wrong}", file=sys.stderr, flush=True)
                 if wrong and self.bed.clone:
                     # All else would wait for what does not come.
                     break
@@ -150,7 +143,8 @@ class Scene:
         self.stack = contextlib.ExitStack()
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="guide-", dir=self.bed.folder)))
         self.log = self.folder / "log"
-        self.copy = Path(self.bed.clone) if self.bed.clone else copy_of_repository(self.folder / "coffer")
+        clone = self.bed.clone and Path(self.bed.clone)
+        self.copy = clone or self.stack.enter_context(repository(self.folder))
         for name, text in self.files.items():
             ((self.copy / self.guide).parent / name).write_text(text)
         programs(self.folder / "bin")
@@ -307,15 +301,21 @@ def matches(wanted, found):
 # The reader's machine.
 
 
-def copy_of_repository(to):
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, set(listed.stdout.split("\0"))):
-        if (ROOT / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, to / name)
-    return to
+@contextlib.contextmanager
+def repository(folder):
+    """The repository as it is, without what was built; what commands write to it is elsewhere."""
+    there = folder / "coffer"
+    there.mkdir()
+    with overlay(ROOT, there, folder / "written"):
+        target = there / "target"
+        if target.is_symlink():
+            target.unlink()
+        target.mkdir(exist_ok=True)
+        mount("-t", "tmpfs", "tmpfs", str(target))
+        try:
+            yield there
+        finally:
+            umount(target)
 
 
 def programs(folder):
@@ -347,20 +347,28 @@ def script(path, line):
 @contextlib.contextmanager
 def overlays(folder):
     """The folders of the system as they are, and what is written to them elsewhere; /run is new."""
-    done = []
-    try:
+    with contextlib.ExitStack() as stack:
         for path in FOLDERS:
-            upper, work = folder / path.strip("/") / "upper", folder / path.strip("/") / "work"
-            upper.mkdir(parents=True)
-            work.mkdir()
-            mount("-t", "overlay", "overlay", "-o", f"lowerdir={path},upperdir={upper},workdir={work}", path)
-            done.append(path)
+            stack.enter_context(overlay(path, path, folder / path.strip("/")))
         mount("-t", "tmpfs", "tmpfs", "/run")
-        done.append("/run")
+        stack.callback(umount, "/run")
+        yield
+
+
+@contextlib.contextmanager
+def overlay(lower, at, folder):
+    upper, work = folder / "upper", folder / "work"
+    upper.mkdir(parents=True)
+    work.mkdir()
+    mount("-t", "overlay", "overlay", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", str(at))
+    try:
         yield
     finally:
-        for path in reversed(done):
-            subprocess.run(["umount", "-l", path], check=True, timeout=PATIENCE)
+        umount(at)
+
+
+def umount(path):
+    subprocess.run(["umount", "-l", str(path)], check=True, timeout=PATIENCE)
 
 
 def alone():

@@ -169,6 +169,23 @@ impl Bed {
         self.plane.api().get(&self.path("configmaps/coffer-rotations")).await
     }
 
+    /// Lets the notifier make its objects, as the chart's `notifier.createObjects` does.
+    pub(crate) async fn may_make_objects(&self) -> Result<()> {
+        let namespace = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}", self.namespace);
+        let rule =
+            |group: &str, resource: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": ["create"]});
+        let rules = [rule("", "configmaps"), rule("coordination.k8s.io", "leases")];
+        let role = json!({"metadata": {"name": "maker"}, "rules": rules});
+        self.plane.api().create(&format!("{namespace}/roles"), &role).await?;
+        let binding = json!({
+            "metadata": {"name": "maker"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "maker"},
+            "subjects": [{"kind": "ServiceAccount", "name": "coffer-notifier", "namespace": self.namespace}],
+        });
+        self.plane.api().create(&format!("{namespace}/rolebindings"), &binding).await?;
+        Ok(())
+    }
+
     pub(crate) fn path(&self, rest: &str) -> String {
         format!("/api/v1/namespaces/{}/{rest}", self.namespace)
     }

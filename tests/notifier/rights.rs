@@ -13,7 +13,7 @@ async fn the_manifest_allows_what_is_needed_and_its_pods_are_restricted() -> Res
     let bed = Bed::new().await?;
     let notifier = bed.notifier("a")?;
     notifier.leads().await?;
-    // The object is made, and then replaced; the lease is made, and then renewed.
+    // Object and lease are there, empty; they are filled, and then replaced.
     let node = bed.node().await?;
     for version in ["v1", "v2"] {
         bed.send("prod/a", version).await?;
@@ -31,6 +31,8 @@ async fn the_manifest_allows_what_is_needed_and_its_pods_are_restricted() -> Res
         ["delete", "configmaps/coffer-rotations"],
         ["get", "configmaps/other"],
         ["update", "leases/other"],
+        ["create", "configmaps"],
+        ["create", "leases"],
     ] {
         let args = ["auth", "can-i", what[0], what[1], "-n", &bed.namespace, &account];
         let answer = bed.plane.kubectl(args).await;

@@ -316,7 +316,7 @@ impl Exec {
             engine.add(spec, Box::new(handoff)).map_err(refused)?;
         }
         if self.start(config) == Start::Supervised {
-            service.serve(self.listen.or(config.listen), config.probes).await?;
+            service.serve(self.listen.or(config.listen), config).await?;
         } else if self.listen.is_some() {
             tracing::warn!("nothing is served on --listen: the program takes this process's place");
         }

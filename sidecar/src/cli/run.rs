@@ -112,7 +112,7 @@ impl Run {
         let mut engine = Engine::open(config.volumes.clone(), &service.shared).map_err(refused)?;
         if !self.once {
             let listen = self.listen.or(config.listen).unwrap_or(DEFAULT_LISTEN);
-            service.serve(Some(listen), config.probes).await?;
+            service.serve(Some(listen), &config).await?;
         }
 
         let limit = self.service.startup_timeout;

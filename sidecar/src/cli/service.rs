@@ -23,7 +23,9 @@ use coffer::status::Status;
 use coffer::volume::VolumeError;
 use coffer_runtime::VERSION;
 use coffer_runtime::aws::{Aws, Timeouts, session_name};
-use coffer_runtime::telemetry::{Calls, EmfNamespace, EmfOutput, EmfReport, LogFormat, Readiness, ops_router, serve};
+use coffer_runtime::telemetry::{
+    Calls, EmfNamespace, EmfOutput, EmfReport, LogFormat, Readiness, metrics_router, ops_router, serve,
+};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
@@ -128,7 +130,7 @@ impl Service {
 
     /// Serves health, metrics and status on `listen`, and what else the config wants served, until
     /// the runtime ends.
-    pub(super) async fn serve(&self, listen: Option<SocketAddr>, probes: Option<SocketAddr>) -> Result<(), Failed> {
+    pub(super) async fn serve(&self, listen: Option<SocketAddr>, config: &Config) -> Result<(), Failed> {
         let status = self.shared.status.clone();
         let ready: Readiness = Arc::new(move || status.ready());
         let rotations = self.shared.told.as_ref().map(|told| rotation_router(Arc::clone(&told.probe)));
@@ -140,9 +142,13 @@ impl Service {
             let router = ops_router(Arc::new(self.registry()), Arc::clone(&ready)).merge(self.status_route());
             tokio::spawn(serve(listener, router.merge(rotations.clone().unwrap_or_default())));
         }
-        if let Some(address) = probes {
+        if let Some(address) = config.probes {
             let listener = bind(address, "choose another address for `probes:`").await?;
             tokio::spawn(serve(listener, nameless(ready).merge(rotations.unwrap_or_default())));
+        }
+        if let Some(address) = config.metrics {
+            let listener = bind(address, "choose another address for `metrics:`").await?;
+            tokio::spawn(serve(listener, metrics_router(Arc::new(self.registry()))));
         }
         if let Some((address, api)) = &self.api {
             let listener = bind(*address, "choose another address for `listen:` of `api:`").await?;

@@ -219,7 +219,7 @@ async fn a_release_takes_over_what_kubectl_has_applied_and_leaves_the_classes() 
     let uid = api.get(driver).await?["metadata"]["uid"].clone();
 
     // Each part in the namespace in which it is, as the chart's guide has it.
-    let over = ["--take-ownership", "--force-conflicts"];
+    let over = ["--take-ownership", "--server-side=false"];
     let half = |off: &str, tag: &str| json!({off: {"enabled": false}, "image": {"tag": tag}});
     apply(&plane, "install", &half("csi", "0.1.1"), &over).await?;
     let file = plane.folder().join("csi.json");
@@ -233,6 +233,22 @@ async fn a_release_takes_over_what_kubectl_has_applied_and_leaves_the_classes() 
     let now = api.get(driver).await?;
     ensure!(now["metadata"]["uid"] == uid, "the driver was made anew");
     ensure!(now["spec"]["template"]["spec"]["containers"][0]["image"] == "coffer-injector:0.1.1", "{now}");
+
+    // From then on it is a release as any other: what was `kubectl apply`'s is changed by an upgrade that says nothing of it.
+    let mut changed = half("csi", "0.1.2");
+    changed["webhook"]["timeoutSeconds"] = json!(7);
+    apply(&plane, "upgrade", &changed, &[]).await?;
+    let webhooks = api.get(configuration).await?["webhooks"].clone();
+    for webhook in webhooks.as_array().context("no webhooks")? {
+        ensure!(webhook["timeoutSeconds"] == 7, "not upgraded: {webhook}");
+        ensure!(webhook["clientConfig"]["caBundle"] == "aGVsbG8=", "the authority is gone: {webhook}");
+    }
+    ensure!(api.get(&secret).await?["data"]["tls.key"] == "aGVsbG8=", "the certificate is gone");
+    std::fs::write(&file, half("webhook", "0.1.2").to_string())?;
+    let second = ["upgrade", "coffer-csi", CHART, "--namespace", "kube-system", "--values", &file.to_string_lossy()];
+    plane.helm(second).await?;
+    let now = api.get(driver).await?;
+    ensure!(now["spec"]["template"]["spec"]["containers"][0]["image"] == "coffer-injector:0.1.2", "{now}");
 
     // A part is in a cluster once.
     let third = ["install", "another", CHART, "--namespace", "shop"];
@@ -266,6 +282,72 @@ async fn a_release_takes_over_what_kubectl_has_applied_and_leaves_the_classes() 
     let left = added(api, &before).await?;
     ensure!(kept.is_subset(&left), "what is left is {left:?}");
     Ok(())
+}
+
+#[tokio::test]
+async fn definitions_stay_without_the_labels_of_the_release_too() -> Result<()> {
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
+    let api = plane.api();
+    api.create("/api/v1/namespaces", &json!({"metadata": {"name": SYSTEM}})).await?;
+    let mut values = nothing();
+    values["crds"] = json!({"install": true});
+    values["releaseLabels"] = json!(false);
+    apply(&plane, "install", &values, &[]).await?;
+    uninstall(&plane).await?;
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    api.get(&format!("{definitions}/secretproviderclasses.secrets-store.csi.x-k8s.io")).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_certificate_of_cert_managers_is_left_as_the_guide_says() -> Result<()> {
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
+    let api = plane.api();
+    know(api, "cert-manager.io", "v1", &[("Issuer", "issuers"), ("Certificate", "certificates")]).await?;
+    api.create("/api/v1/namespaces", &json!({"metadata": {"name": SYSTEM}})).await?;
+    let own = only("webhook", json!({}));
+    let managed = only("webhook", json!({"certManager": {"enabled": true}}));
+    let secrets = format!("/api/v1/namespaces/{SYSTEM}/secrets");
+    let secret = format!("{secrets}/coffer-injector-tls");
+    // There is no cert-manager here: its Secret is made as it makes it.
+    let theirs = json!({
+        "metadata": {
+            "name": "coffer-injector-tls",
+            "labels": {"controller.cert-manager.io/fao": "true"},
+            "annotations": {"cert-manager.io/certificate-name": "coffer-injector"},
+        },
+        "type": "kubernetes.io/tls",
+        "data": {"tls.crt": "aGVsbG8=", "tls.key": "aGVsbG8=", "ca.crt": "aGVsbG8="},
+    });
+    let refused = async |command: &str| {
+        let said = format!("{:#}", apply(&plane, command, &own, &[]).await.err().context("their Secret was taken")?);
+        ensure!(said.contains("coffer-injector-tls") && said.contains("invalid ownership metadata"), "{said}");
+        anyhow::Ok(())
+    };
+
+    // To it: the empty Secret goes with the release's own certificates.
+    apply(&plane, "install", &own, &[]).await?;
+    apply(&plane, "upgrade", &managed, &[]).await?;
+    ensure!(api.get(&secret).await.is_err(), "the release still has a Secret");
+    api.create(&secrets, &theirs).await?;
+    // An upgrade that changes nothing leaves theirs.
+    apply(&plane, "upgrade", &managed, &[]).await?;
+    ensure!(api.get(&secret).await?["data"]["tls.key"] == "aGVsbG8=", "their key is gone");
+
+    // Back: Certificate and Secret first.
+    refused("upgrade").await?;
+    let gone = ["delete", "--namespace", SYSTEM, "certificate/coffer-injector", "secret/coffer-injector-tls"];
+    plane.kubectl(gone).await?;
+    apply(&plane, "upgrade", &own, &[]).await?;
+    ensure!(api.get(&secret).await?["data"].is_null(), "not the release's own");
+
+    // And what an uninstall leaves there, a new release meets.
+    apply(&plane, "upgrade", &managed, &[]).await?;
+    api.create(&secrets, &theirs).await?;
+    uninstall(&plane).await?;
+    refused("install").await?;
+    api.delete(&secret).await?;
+    apply(&plane, "install", &own, &[]).await?;
+    uninstall(&plane).await.map(drop)
 }
 
 #[tokio::test]

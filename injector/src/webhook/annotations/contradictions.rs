@@ -64,7 +64,7 @@ pub(super) fn contradictions(
             }
         }
         Mode::Init => {
-            for name in ["on-change", "refresh", "listen"] {
+            for name in ["on-change", "refresh", "listen", "metrics"] {
                 if has(name) {
                     add(name, of_mode("it ends before the application starts", REMOVE));
                 }
@@ -73,6 +73,13 @@ pub(super) fn contradictions(
         Mode::Exec { .. } => {
             if isolate_identity == Some(true) {
                 add("isolate-identity", of_mode("the application's own container asks AWS there", REMOVE));
+            }
+            if has("metrics") {
+                let why = "Coffer runs in the application's own container there, whose ports are its own";
+                let fix = format!(
+                    "remove the annotation; `metrics` in the ConfigMap of `{PREFIX}config` has them served all the same"
+                );
+                add("metrics", of_mode(why, &fix));
             }
             if nothing {
                 let what = format!("list some in `{PREFIX}files`, or remove the annotation");

@@ -1,5 +1,6 @@
 //! The sidecar's config file, made of annotations.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use coffer::file::{Mode, Owner};
@@ -30,6 +31,7 @@ pub(super) struct Around<'a> {
     pub(super) path: &'a str,
     pub(super) region: Option<&'a str>,
     pub(super) refresh: Option<&'a str>,
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) told: Option<&'a Told>,
 }
 
@@ -76,6 +78,9 @@ impl Inline {
         }
         if let Some(refresh) = around.refresh {
             head.push_str(&format!("refresh: {}\n", quoted(refresh)));
+        }
+        if let Some(metrics) = around.metrics {
+            head.push_str(&format!("metrics: {}\n", quoted(&metrics.to_string())));
         }
         let mut body = format!("volumes:\n- path: {}\n", quoted(around.path));
         if let Some(Told::Actions(actions, _)) = around.told {

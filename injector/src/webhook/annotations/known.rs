@@ -120,6 +120,13 @@ pub const ANNOTATIONS: &[Annotation] = &[
         default: "127.0.0.1:9465",
     },
     Annotation {
+        name: "metrics",
+        takes: "a port such as `9467`, or an address with one, such as `[::]:9467`",
+        meaning: "where Coffer's container serves its metrics, for a Prometheus: they name references, volumes and roles, \
+                  to whoever reaches the pod, and tell no value; with `config` the port that `metrics` has there",
+        default: "on loopback, where `listen` is",
+    },
+    Annotation {
         name: "status",
         takes: "nothing: it is written by the webhook",
         meaning: "which version has changed the pod",

@@ -56,6 +56,8 @@ pub struct Wish {
     pub size_limit: Option<u64>,
     /// Where our container serves health and status; `None` for its own default, 127.0.0.1:9465.
     pub listen: Option<SocketAddr>,
+    /// Where our container serves metrics for a Prometheus.
+    pub metrics: Option<SocketAddr>,
     /// What is doubtful, for a person.
     pub warnings: Vec<String>,
 }

@@ -76,6 +76,10 @@ impl<'a> Reading<'a> {
         let position = self.read("position", words::position);
         let size_limit = self.read("size-limit", size_limit);
         let listen = self.read("listen", words::listen);
+        let metrics = self.read("metrics", words::metrics);
+        if let Some(text) = metrics.and_then(|metrics| words::meets(metrics, listen)) {
+            self.problem("metrics", text);
+        }
         let told = self.told();
         let config = self.read("config", words::config);
         let listed = self.listed();
@@ -91,7 +95,7 @@ impl<'a> Reading<'a> {
         let mut content = config.map_or(Content::Nothing, |(name, key)| Content::ConfigMap { name, key });
         if let Some(listed) = listed.filter(|_| self.problems.is_empty()) {
             let (region, refresh) = (region.as_deref(), refresh.as_deref());
-            match Inline::compose(&listed, &Around { path: &path, region, refresh, told: told.as_ref() }) {
+            match Inline::compose(&listed, &Around { path: &path, region, refresh, metrics, told: told.as_ref() }) {
                 Ok(inline) => content = Content::Inline(inline),
                 Err((annotation, faults)) => self.problems.extend(faults.into_problems(&annotation)),
             }
@@ -120,6 +124,7 @@ impl<'a> Reading<'a> {
             resources: resources.unwrap_or_default(),
             size_limit,
             listen,
+            metrics,
             warnings: self.warnings,
         })
     }

@@ -1,9 +1,11 @@
 //! Annotations of one word or a few: each is read, or told what it takes.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use coffer::spec::DEFAULT_LISTEN;
 
 use super::known::nearest;
-use super::{Mode, Position, shown};
+use super::{Mode, PREFIX, Position, shown};
 use crate::form::is_object_name;
 
 /// The key of a ConfigMap where no other is named.
@@ -104,6 +106,32 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
         return Err(format!("`{address}`: a port from {PORT_MIN} is needed, as Coffer is not root; {EXAMPLE}"));
     }
     Ok(address)
+}
+
+/// An address that a Prometheus can reach, by its port or whole.
+pub(super) fn metrics(text: &str) -> Result<SocketAddr, String> {
+    const EXAMPLE: &str = "write one such as `9467`";
+    let port = || Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, text.parse::<u16>().ok()?)));
+    let address = port().or_else(|| text.parse().ok());
+    let address = address.ok_or_else(|| format!("`{}` is no port and no address with one; {EXAMPLE}", shown(text)))?;
+    if address.ip().is_loopback() {
+        return Err(format!("`{address}` is on loopback, where no Prometheus can ask; {EXAMPLE}"));
+    }
+    if address.port() < PORT_MIN {
+        return Err(format!("`{}`: a port from {PORT_MIN} is needed, as Coffer is not root; {EXAMPLE}", shown(text)));
+    }
+    Ok(address)
+}
+
+/// Why metrics cannot be served there beside what is served on loopback.
+pub(super) fn meets(metrics: SocketAddr, listen: Option<SocketAddr>) -> Option<String> {
+    let port = metrics.port();
+    let what = match listen {
+        Some(listen) if listen.port() == port => format!("that of `{PREFIX}listen` too"),
+        _ if DEFAULT_LISTEN.port() == port => "where Coffer's container serves health and status by itself".to_owned(),
+        _ => return None,
+    };
+    Some(format!("the port {port} is {what}; write another, such as `9467`"))
 }
 
 /// An image's reference, by the grammar of distribution/reference; and what is doubtful about it.

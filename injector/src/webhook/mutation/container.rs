@@ -9,7 +9,9 @@ use super::Settings;
 use super::access::Access;
 use super::draft::{Container, Object};
 use super::identity::{Identity, mount, variable};
-use super::names::{CONFIG, CONFIG_FOLDER, CONFIG_KEY, INSTALL, ONCE, PROGRAM, PROGRAM_FOLDER, SECRETS, SIDECAR};
+use super::names::{
+    CONFIG, CONFIG_FOLDER, CONFIG_KEY, INSTALL, METRICS_PORT, ONCE, PROGRAM, PROGRAM_FOLDER, SECRETS, SIDECAR,
+};
 
 /// Where the program is installed by [`INSTALL`].
 const INSTALL_FOLDER: &str = "/coffer-bin";
@@ -21,6 +23,8 @@ pub(super) struct Frame<'a> {
     pub(super) access: &'a Access,
     pub(super) identity: &'a Identity,
     pub(super) resources: &'a Value,
+    /// Whether the pod has the network of its node.
+    pub(super) host_network: bool,
 }
 
 /// Which one.
@@ -96,6 +100,9 @@ impl Frame<'_> {
                 json!({ "exec": probe, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 180 }),
             );
         }
+        if let (Role::NativeSidecar | Role::Sidecar, Some(address)) = (role, self.wish.metrics) {
+            put("ports", json!([self.metrics_port(address.port())]));
+        }
         put("securityContext", self.security());
         put("resources", self.resources.clone());
         let mut container = Container(container);
@@ -109,6 +116,16 @@ impl Frame<'_> {
             }
         }
         container
+    }
+
+    /// What a PodMonitor finds by its name. With all that the API server would fill in, so that a second pass finds
+    /// nothing to change.
+    fn metrics_port(&self, port: u16) -> Value {
+        let mut written = json!({ "name": METRICS_PORT, "containerPort": port, "protocol": "TCP" });
+        if self.host_network {
+            written["hostPort"] = json!(port);
+        }
+        written
     }
 
     fn command(&self, role: Role) -> Value {

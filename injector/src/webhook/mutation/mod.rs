@@ -34,7 +34,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::annotations::{Content, Mode, Problem, Wish};
+use super::annotations::{Content, Mode, Problem, Wish, shown};
 
 use self::access::Access;
 pub use self::asked::{Asked, mutate};
@@ -153,6 +153,7 @@ fn apply(
     if let Some(identity) = &identity {
         problems.extend(paths::taken(&draft, wish, identity, &targets));
     }
+    problems.extend(wish.metrics.and_then(|address| port_taken(&draft, address.port())));
     if draft.is_set("hostNetwork") && wish.mode == Mode::Sidecar && wish.listen.is_none() {
         warnings.push(
             "give this pod a port of its own with coffer.dev/listen: \"127.0.0.1:PORT\": it has the network of its node, \
@@ -168,6 +169,22 @@ fn apply(
     let targets = targets.into_iter().collect();
     let writing = Writing { wish, settings, surroundings, place, targets, access, identity, former };
     Ok(writing.write(draft, warnings))
+}
+
+/// Whether a container of the application has the port that metrics are wanted on.
+fn port_taken(draft: &Draft, port: u16) -> Option<Problem> {
+    let is_it = |written: &Value| {
+        written["containerPort"] == port && written["protocol"].as_str().is_none_or(|protocol| protocol == "TCP")
+    };
+    let has_it = |container: &&Container| {
+        container.0.get("ports").and_then(Value::as_array).is_some_and(|ports| ports.iter().any(is_it))
+    };
+    let (_, holder) = draft.containers().find(|(_, container)| has_it(container))?;
+    let text = format!(
+        "the container `{}` has port {port}, and the containers of a pod share their ports; write another",
+        shown(holder.name())
+    );
+    Some(Problem { annotation: names::annotation("metrics"), text })
 }
 
 /// Whether the config file has no room among the annotations.

@@ -10,6 +10,8 @@ pub(super) const SIDECAR: &str = "coffer";
 pub(super) const ONCE: &str = "coffer-init";
 /// The init container that brings the program for `coffer exec`.
 pub(super) const INSTALL: &str = "coffer-install";
+/// The port of the sidecar's metrics, as the chart's PodMonitor knows it.
+pub(super) const METRICS_PORT: &str = "coffer-metrics";
 /// All containers of ours.
 pub(super) const CONTAINERS: [&str; 3] = [SIDECAR, ONCE, INSTALL];
 

@@ -62,6 +62,7 @@ impl Writing<'_> {
             access: &self.access,
             identity: &self.identity,
             resources: &demands,
+            host_network: draft.is_set("hostNetwork"),
         };
 
         self.annotate(&mut draft, &mut reasons);
@@ -255,6 +256,9 @@ impl Writing<'_> {
         }
         if role == Role::NativeSidecar {
             reasons.add(format!("{place}.startupProbe"), "the application starts once every file is in place");
+        }
+        if matches!(role, Role::NativeSidecar | Role::Sidecar) && self.wish.metrics.is_some() {
+            reasons.add(format!("{place}.ports"), "`coffer.dev/metrics`: by its name a PodMonitor finds the metrics");
         }
         let security = format!("nothing that the restricted Pod Security Standard forbids; {}", self.access.why_user);
         reasons.add(format!("{place}.securityContext"), security);

@@ -27,6 +27,8 @@ pub(super) enum Serves {
     Names,
     /// Health without names: `probes`.
     Probes,
+    /// Metrics alone: `metrics`.
+    Metrics,
     /// The loopback API: `listen` of `api`.
     Api,
 }
@@ -57,9 +59,9 @@ fn told(old: Listener, new: Listener) -> String {
     let address = new.address;
     let line = if old.written { format!(" of line {}", old.place.line) } else { String::new() };
     if old.address == address && old.of == Serves::Names && new.written {
-        if new.of == Serves::Probes {
+        if new.of != Serves::Api {
             let fix = "choose another port for one of them";
-            return format!("`probes: {address}` is where `listen`{line} serves names already; {fix}");
+            return format!("{} is where `listen`{line} serves names already; {fix}", shown(new));
         }
         let fix = "give one of them another port";
         return format!("`listen: {address}` of `api` is the address of health and metrics{line} already; {fix}");
@@ -67,7 +69,8 @@ fn told(old: Listener, new: Listener) -> String {
     let by_default = |listener: Listener| if listener.written { "" } else { " (by default)" };
     let (newer, older) = (shown(new) + by_default(new), shown(old) + by_default(old) + &line);
     let fix = "choose another port for one of them";
-    format!("{newer} and {older} cannot both be listened on, for one holds the other; {fix}")
+    let why = if old.address == address { "they are one address" } else { "one holds the other" };
+    format!("{newer} and {older} cannot both be listened on, for {why}; {fix}")
 }
 
 fn shown(listener: Listener) -> String {
@@ -75,6 +78,7 @@ fn shown(listener: Listener) -> String {
     match listener.of {
         Serves::Names => format!("`listen: {address}`"),
         Serves::Probes => format!("`probes: {address}`"),
+        Serves::Metrics => format!("`metrics: {address}`"),
         Serves::Api => format!("`listen: {address}` of `api`"),
     }
 }

@@ -53,6 +53,9 @@ pub struct Config {
     /// Where health, readiness and the probe for rotations are served without a name of anything, for
     /// a kubelet that asks from outside the pod; `None` for nowhere.
     pub probes: Option<SocketAddr>,
+    /// Where metrics alone are served, for a Prometheus that asks from outside the pod; `None` for nowhere. They name
+    /// references, volumes and roles.
+    pub metrics: Option<SocketAddr>,
     /// How fast AWS may be asked.
     pub rate_limits: RateLimits,
     /// Where the news of changes comes from, if it does.
@@ -133,6 +136,7 @@ impl Config {
             listen: None,
             refresh: DEFAULT_REFRESH,
             probes: None,
+            metrics: None,
             rate_limits: RateLimits::default(),
             push: None,
             api: None,
@@ -145,11 +149,12 @@ impl Config {
     #[must_use]
     pub fn differing_beside_volumes(&self, other: &Self) -> Vec<&'static str> {
         // Written out, so that a new setting cannot be forgotten here.
-        let Self { region, listen, refresh: _, probes, rate_limits, push, api, env, volumes: _ } = self;
+        let Self { region, listen, refresh: _, probes, metrics, rate_limits, push, api, env, volumes: _ } = self;
         let differs = [
             ("region", *region != other.region),
             ("listen", *listen != other.listen),
             ("probes", *probes != other.probes),
+            ("metrics", *metrics != other.metrics),
             ("rate_limits", *rate_limits != other.rate_limits),
             ("push", *push != other.push),
             ("api", *api != other.api),
@@ -242,11 +247,14 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
     listeners.add(Listener { of: Serves::Names, address: address_of_names, place: at, written }, problems);
     let listen = listen.map(|(_, address)| address);
     let rate_limits = top.take("rate_limits").and_then(|node| rate_limits(node, problems)).unwrap_or_default();
-    let probes = top.take("probes").and_then(|node| {
-        let address = address(&node, "probes", problems)?;
-        listeners.add(Listener { of: Serves::Probes, address, place: node.place, written: true }, problems);
+    let mut another = |key, of| {
+        let node = top.take(key)?;
+        let address = address(&node, key, problems)?;
+        listeners.add(Listener { of, address, place: node.place, written: true }, problems);
         Some(address)
-    });
+    };
+    let probes = another("probes", Serves::Probes);
+    let metrics = another("metrics", Serves::Metrics);
     let push = top.take("push").and_then(|node| push(node, problems));
     // Also where they hold nothing but mistakes, which are told for themselves.
     let has_others = top.has("env") || top.has("api");
@@ -291,7 +299,7 @@ fn read_config(root: Node, reader: Reader<'_>, problems: &mut Problems) -> Optio
     for (place, volume) in told.into_iter().zip(&volumes) {
         refuse_touching(&volume.on_change, place, volumes.iter().map(|volume| volume.path.as_path()), problems);
     }
-    Some(Config { region: inherited.region, listen, refresh, probes, rate_limits, push, api, env, volumes })
+    Some(Config { region: inherited.region, listen, refresh, probes, metrics, rate_limits, push, api, env, volumes })
 }
 
 static TOP: Mapping = Mapping {
@@ -320,6 +328,13 @@ static TOP: Mapping = Mapping {
             takes: Takes::Address,
             without: Without::Says("nowhere"),
             meaning: "Where /healthz, /readyz and /rotationz are served for a kubelet, without a name of anything",
+        },
+        Setting {
+            name: "metrics",
+            takes: Takes::Address,
+            without: Without::Says("only where `listen` serves them"),
+            meaning: "Where /metrics alone is served for a Prometheus; it names references, volumes and roles to who can \
+                      reach it, and tells no value",
         },
         Setting {
             name: "rate_limits",
