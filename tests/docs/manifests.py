@@ -474,7 +474,7 @@ CONTAINER = {
 }  # fmt: skip
 # The top of Coffer's config file.
 CONFIG = {
-    "region", "role_arn", "external_id", "refresh", "mode", "uid", "gid", "listen", "probes", "rate_limits", "volumes", "env",
+    "region", "role_arn", "external_id", "refresh", "mode", "uid", "gid", "listen", "probes", "metrics", "rate_limits", "volumes", "env",
     "push", "api", "debounce", "on_change", "values",
 }  # fmt: skip
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
-use bed::{Fault, Metrics, Outcome, Rule, Service, Times, eventually};
+use bed::{Fault, Metrics, Outcome, Rule, Service, Times, eventually, http_get};
 use serde_json::Value;
 
 use crate::{
@@ -199,6 +199,26 @@ async fn a_scrape_is_bounded_however_many_references_there_are() -> Result<()> {
     ensure!(metrics["coffer_reference_stale"].len() <= 200, "{} series", metrics["coffer_reference_stale"].len());
     let missing: f64 = metrics["coffer_references_missing"].values().sum();
     ensure!((missing - 400.0).abs() < 0.5, "{missing} of 400 are missing");
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_address_serves_the_metrics_and_nothing_else() -> Result<()> {
+    let fixture = pair("1h").await?;
+    // The fixture's address is no other test's, and so are its ports.
+    let address = format!("{}:9467", fixture.listen().ip());
+    let config = std::fs::read_to_string(fixture.config_path())?;
+    fixture.write_config(&format!("metrics: {address}\n{config}"))?;
+    let sidecar = fixture.ready().await?;
+    let (status, there) = http_get(&format!("http://{address}/metrics")).await?;
+    let (_, here) = sidecar.get("/metrics").await?;
+    let (there, here) = (read_metrics(&there)?, read_metrics(&here)?);
+    ensure!(status == 200 && there.keys().eq(here.keys()), "{:?} and {:?}", there.keys(), here.keys());
+    ensure!(there["coffer_publishes"] == here["coffer_publishes"], "counted apart: {there:?} and {here:?}");
+    for path in ["/status", "/readyz", "/healthz", "/rotationz", "/"] {
+        let (status, body) = http_get(&format!("http://{address}{path}")).await?;
+        ensure!(status == 404 && body.is_empty(), "{path}: {status}: {body}");
+    }
     Ok(())
 }
 

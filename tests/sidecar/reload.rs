@@ -309,10 +309,10 @@ async fn sighup_and_a_setting_that_takes_a_restart_are_told() -> Result<()> {
     sidecar.process.wait_for_stderr("SIGHUP: reading the config", SOON).await?;
     ensure!(sidecar.process.status()?.is_none(), "SIGHUP ended it");
     let text = fs::read_to_string(fixture.config_path())?;
-    fixture.write_config(&format!("listen: 127.0.0.1:1\n{text}"))?;
+    fixture.write_config(&format!("listen: 127.0.0.1:1\nmetrics: 127.0.0.1:2\n{text}"))?;
     eventually(SOON, async || {
         let status = config_status(&sidecar).await?;
-        ensure!(status["needs_restart"] == serde_json::json!(["listen"]), "{status:#}");
+        ensure!(status["needs_restart"] == serde_json::json!(["listen", "metrics"]), "{status:#}");
         Ok(())
     })
     .await

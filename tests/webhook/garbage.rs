@@ -108,7 +108,7 @@ fn odd(rng: &mut Rng) -> Vec<u8> {
 }
 
 fn any_pod(rng: &mut Rng) -> Value {
-    const ANNOTATIONS: [(&str, &[&str]); 16] = [
+    const ANNOTATIONS: [(&str, &[&str]); 17] = [
         (
             "files",
             &["- {name: a, from: 'secretsmanager:a'}", "files: [{name: a, from: 'parameterstore:/a'}]", "[", "- a"],
@@ -127,6 +127,7 @@ fn any_pod(rng: &mut Rng) -> Value {
         ("position", &["first", "last", "after:x", "middle"]),
         ("size-limit", &["4Mi", "0", "1e99", "-1"]),
         ("listen", &["127.0.0.1:9000", "0.0.0.0:1"]),
+        ("metrics", &["9467", "[::]:9000", "true"]),
         ("file.b", &["secretsmanager:b#x", "b", "secretsmanager:b#", "parameterstore:/b?version=x"]),
     ];
     let mut pod = match rng.u8(..4) {

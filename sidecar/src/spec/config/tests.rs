@@ -151,6 +151,18 @@ fn an_address_is_listened_on_once() {
             "2:6: `listen: 127.0.0.1:2773` of `api` (by default) and `probes: 0.0.0.0:2773` of line 1 cannot both be listened on, for one holds the other; choose another port for one of them",
         ),
         (
+            "metrics: 127.0.0.1:9465",
+            "1:10: `metrics: 127.0.0.1:9465` is where `listen` serves names already; choose another port for one of them",
+        ),
+        (
+            "listen: 127.0.0.1:9470\nmetrics: 0.0.0.0:9470",
+            "2:10: `metrics: 0.0.0.0:9470` and `listen: 127.0.0.1:9470` of line 1 cannot both be listened on, for one holds the other; choose another port for one of them",
+        ),
+        (
+            "metrics: 0.0.0.0:9467\nprobes: 0.0.0.0:9467",
+            "1:10: `metrics: 0.0.0.0:9467` and `probes: 0.0.0.0:9467` of line 2 cannot both be listened on, for they are one address; choose another port for one of them",
+        ),
+        (
             "listen: 127.0.0.1:9999\napi: {listen: '127.0.0.1:9999'}",
             "2:15: `listen: 127.0.0.1:9999` of `api` is the address of health and metrics of line 1 already; give one of them another port",
         ),
@@ -158,7 +170,7 @@ fn an_address_is_listened_on_once() {
         assert_eq!(read(text).unwrap_err(), format!("coffer.yaml:{expected}"), "{text}");
     }
     // Port 0 is any free one; the addresses of two interfaces may have one port.
-    read("listen: 127.0.0.1:0\nprobes: 127.0.0.1:0\napi: {listen: '127.0.0.1:0'}").unwrap();
+    read("listen: 127.0.0.1:0\nprobes: 127.0.0.1:0\nmetrics: 127.0.0.1:0\napi: {listen: '127.0.0.1:0'}").unwrap();
     read("listen: 127.0.0.1:9470\nprobes: 127.0.0.2:9470").unwrap();
 }
 

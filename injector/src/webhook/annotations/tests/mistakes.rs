@@ -65,11 +65,11 @@ fn a_word_that_is_wrong_names_its_annotation_and_the_fix() {
         ),
         (
             &[("inject", "true"), DB, ("secret-volume", "x")],
-            "coffer.dev/secret-volume: there is no such annotation; known under `coffer.dev/` are inject, files, file.NAME, config, mode, containers, path, role-arn, region, isolate-identity, on-change, refresh, resources, image, position, size-limit, listen",
+            "coffer.dev/secret-volume: there is no such annotation; known under `coffer.dev/` are inject, files, file.NAME, config, mode, containers, path, role-arn, region, isolate-identity, on-change, refresh, resources, image, position, size-limit, listen, metrics",
         ),
         (
             &[("inject", "true"), DB, ("", "x")],
-            "coffer.dev/: there is no such annotation; known under `coffer.dev/` are inject, files, file.NAME, config, mode, containers, path, role-arn, region, isolate-identity, on-change, refresh, resources, image, position, size-limit, listen",
+            "coffer.dev/: there is no such annotation; known under `coffer.dev/` are inject, files, file.NAME, config, mode, containers, path, role-arn, region, isolate-identity, on-change, refresh, resources, image, position, size-limit, listen, metrics",
         ),
         // words
         (
@@ -167,6 +167,30 @@ fn a_word_that_is_wrong_names_its_annotation_and_the_fix() {
         (
             &[("inject", "true"), DB, ("listen", "127.0.0.1:80")],
             "coffer.dev/listen: `127.0.0.1:80`: a port from 1024 is needed, as Coffer is not root; write one such as `127.0.0.1:9466`",
+        ),
+        (
+            &[("inject", "true"), DB, ("metrics", "true")],
+            "coffer.dev/metrics: `true` is no port and no address with one; write one such as `9467`",
+        ),
+        (
+            &[("inject", "true"), DB, ("metrics", "99999")],
+            "coffer.dev/metrics: `99999` is no port and no address with one; write one such as `9467`",
+        ),
+        (
+            &[("inject", "true"), DB, ("metrics", "127.0.0.1:9467")],
+            "coffer.dev/metrics: `127.0.0.1:9467` is on loopback, where no Prometheus can ask; write one such as `9467`",
+        ),
+        (
+            &[("inject", "true"), DB, ("metrics", "80")],
+            "coffer.dev/metrics: `80`: a port from 1024 is needed, as Coffer is not root; write one such as `9467`",
+        ),
+        (
+            &[("inject", "true"), DB, ("metrics", "9465")],
+            "coffer.dev/metrics: the port 9465 is where Coffer's container serves health and status by itself; write another, such as `9467`",
+        ),
+        (
+            &[("inject", "true"), DB, ("metrics", "[::]:9466"), ("listen", "127.0.0.1:9466")],
+            "coffer.dev/metrics: the port 9466 is that of `coffer.dev/listen` too; write another, such as `9467`",
         ),
         (
             &[("inject", "true"), ("config", "App")],

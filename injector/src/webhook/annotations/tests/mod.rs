@@ -70,6 +70,7 @@ fn reads_all_annotations() {
         ("position", "after:migrate"),
         ("size-limit", "4Mi"),
         ("listen", "127.0.0.1:9466"),
+        ("metrics", " 9467"),
         ("status", "anything"),
         ("injected-config", "anything"),
     ])
@@ -84,6 +85,7 @@ fn reads_all_annotations() {
     assert_eq!(wish.resources.requests["cpu"], "0.01");
     assert_eq!(wish.resources.limits["memory"], "64Mi");
     assert_eq!((wish.size_limit, wish.listen), (Some(4 << 20), Some("127.0.0.1:9466".parse().unwrap())));
+    assert_eq!(wish.metrics, Some("0.0.0.0:9467".parse().unwrap()));
     assert_eq!(wish.warnings, Vec::<String>::new());
     let inline = inline(&wish);
     assert!(inline.signals());
@@ -93,6 +95,7 @@ fn reads_all_annotations() {
         r#"# Made of the annotations coffer.dev/… of this pod.
 region: "eu-west-1"
 refresh: "5m"
+metrics: "0.0.0.0:9467"
 mode: 0444
 volumes:
 - path: "/run/app"
@@ -103,7 +106,9 @@ volumes:
   - {"name": "Db.json", "from": "secretsmanager:prod/db", "select": "\"user-name\" || 'x # y'"}
 "#
     );
-    let volume = &parsed(&inline.text(Some("0444"))).volumes[0];
+    let config = parsed(&inline.text(Some("0444")));
+    assert_eq!(config.metrics, wish.metrics);
+    let volume = &config.volumes[0];
     let modes: Vec<u32> = volume.files.iter().map(|file| file.mode.bits()).collect();
     assert_eq!(modes, [0o400, 0o444]);
 }

@@ -193,6 +193,20 @@ fn a_port_is_for_one_of_the_wrapped() {
 }
 
 #[test]
+fn a_port_of_the_application_is_not_for_metrics() {
+    let spec = |ports: &str| format!("{{containers: [{{name: api}}, {{name: \"b\\n\", ports: [{ports}]}}]}}");
+    let metrics = "    coffer.dev/metrics: '9467'";
+    for ports in ["{containerPort: 9467}", "{containerPort: 80}, {containerPort: 9467, protocol: TCP}"] {
+        let told = denied(&with(metrics, &spec(ports)));
+        let text = "the container `b\\n` has port 9467, and the containers of a pod share their ports; write another";
+        assert_eq!(told, format!("coffer.dev/metrics: {text}"), "{ports}");
+    }
+    for ports in ["{containerPort: 9466}", "{containerPort: 9467, protocol: UDP}", "9467", ""] {
+        mutated(&with(metrics, &spec(ports)));
+    }
+}
+
+#[test]
 fn far_too_many_containers_are_refused_before_anything_is_done() {
     let containers: Vec<Value> = (0..20_000).map(|at| serde_json::json!({ "name": format!("a{at}") })).collect();
     let mut pod = with("    coffer.dev/isolate-identity: 'true'", "{containers: []}");

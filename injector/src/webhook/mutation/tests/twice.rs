@@ -76,6 +76,7 @@ fn push(container: &mut Value, list: &str, items: Vec<Value>) {
 fn defaulted(pod: &Value) -> Value {
     let mut pod = pod.clone();
     let spec = pod["spec"].as_object_mut().unwrap();
+    let is_on_host = spec.get("hostNetwork").is_some_and(|host| host == true);
     spec.entry("restartPolicy").or_insert_with(|| json!("Always"));
     spec.entry("terminationGracePeriodSeconds").or_insert_with(|| json!(30));
     for list in ["initContainers", "containers"] {
@@ -98,6 +99,12 @@ fn defaulted(pod: &Value) -> Value {
             for (resource, limit) in resources.get("limits").and_then(Value::as_object).cloned().unwrap_or_default() {
                 let requests = resources.as_object_mut().unwrap().entry("requests").or_insert_with(|| json!({}));
                 requests.as_object_mut().unwrap().entry(resource).or_insert(limit);
+            }
+            for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+                port.as_object_mut().unwrap().entry("protocol").or_insert_with(|| json!("TCP"));
+                if is_on_host {
+                    port["hostPort"] = port["containerPort"].clone();
+                }
             }
             if let Some(probe) = container.get_mut("startupProbe") {
                 probe["successThreshold"] = json!(1);
@@ -139,6 +146,8 @@ fn pods() -> impl Strategy<Value = (Value, Surroundings)> {
         vec![("mode", "exec"), ("containers", "api"), ("on-change", "restart")],
         vec![("mode", "exec"), ("containers", "api"), ("role-arn", "arn:aws:iam::123456789012:role/other")],
         vec![("position", "last"), ("listen", "127.0.0.1:9999")],
+        vec![("metrics", "9467")],
+        vec![("metrics", "[::]:9467"), ("network", "host")],
         vec![("position", "after:migrate")],
         vec![("resources", "{requests: {cpu: 0.5, memory: 1024Mi}, limits: {memory: 2048Mi}}")],
         vec![("resources", "{limits: {cpu: 1000m, memory: 1e9}}"), ("size-limit", "1000000")],
@@ -170,6 +179,9 @@ fn pods() -> impl Strategy<Value = (Value, Surroundings)> {
                 pod["spec"]["containers"].as_array_mut().unwrap().truncate(1);
             }
         }
+        if has("network") {
+            pod["spec"]["hostNetwork"] = json!(true);
+        }
         let is_bare = has("command") && !has("only") && !config;
         if annotations.iter().any(|(_, value)| value.contains("signal")) {
             pod["spec"]["shareProcessNamespace"] = json!(true);
@@ -180,7 +192,7 @@ fn pods() -> impl Strategy<Value = (Value, Surroundings)> {
         let (name, value) = if config { ("config", "api-coffer") } else { ("file.db", "secretsmanager:prod/db") };
         let content = (!is_bare).then_some((name, value));
         for (name, value) in
-            annotations.into_iter().chain(content).filter(|(name, _)| !["command", "only"].contains(name))
+            annotations.into_iter().chain(content).filter(|(name, _)| !["command", "only", "network"].contains(name))
         {
             pod["metadata"]["annotations"][format!("coffer.dev/{name}")] = json!(value);
         }

@@ -205,6 +205,14 @@ fn contradictions_name_both_and_the_fix() {
             "coffer.dev/isolate-identity: contradicts `coffer.dev/mode: exec`: the application's own container asks AWS there; remove one of them",
         ),
         (
+            &[("inject", "true"), DB, ("mode", "init"), ("metrics", "9467")],
+            "coffer.dev/metrics: contradicts `coffer.dev/mode: init`: it ends before the application starts; remove one of them",
+        ),
+        (
+            &[("inject", "true"), DB, ("mode", "exec"), ("metrics", "9467")],
+            "coffer.dev/metrics: contradicts `coffer.dev/mode: exec`: Coffer runs in the application's own container there, whose ports are its own; remove the annotation; `metrics` in the ConfigMap of `coffer.dev/config` has them served all the same",
+        ),
+        (
             &[
                 ("inject", "true"),
                 ("mode", "exec"),
