@@ -15,12 +15,12 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::ObjectMeta;
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use crate::kubernetes::{KubernetesError, ObjectName, Verb};
+use crate::kubernetes::{KubernetesError, ObjectName, Verb, writing};
 
 /// How long a lease is good for after a renewal.
 const GOOD_FOR: Duration = Duration::from_secs(15);
@@ -157,7 +157,7 @@ impl Candidate {
         let Some(mut lease) = found else {
             let metadata = ObjectMeta { name: Some(self.object.name.clone()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(self.taken(None)) };
-            let create = async { self.api.create(&PostParams::default(), &lease).await };
+            let create = async { self.api.create(&writing(), &lease).await };
             return self.asked(Verb::Create, create).await.map(|lease| Some(Held { lease, renewed: now }));
         };
         let seen = Sight::of(sight.take(), lease.spec.take().unwrap_or_default(), now);
@@ -262,7 +262,7 @@ impl Candidate {
     }
 
     async fn replace(&self, lease: &Lease) -> Result<Lease, KubernetesError> {
-        let params = PostParams::default();
+        let params = writing();
         self.asked(Verb::Update, self.api.replace(&self.object.name, &params, lease)).await
     }
 

@@ -10,14 +10,13 @@ use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kube::api::PostParams;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use self::limiter::Limiter;
 use super::object::NAME_MAX;
 use super::requests::Requests;
-use super::{Kubernetes, KubernetesError, ObjectName, Verb};
+use super::{Kubernetes, KubernetesError, ObjectName, Verb, writing};
 use crate::pod::Pod;
 
 /// Longest message that the API takes, in bytes.
@@ -109,7 +108,7 @@ async fn create(requests: &Requests, event: &Event) -> Result<(), KubernetesErro
     let object =
         ObjectName::of::<Event>(namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default())?;
     let api = Api::<Event>::namespaced(requests.client.clone(), &object.namespace);
-    let create = async { api.create(&PostParams::default(), event).await };
+    let create = async { api.create(&writing(), event).await };
     requests.call(Verb::Create, &object, create).await.map(|_| ())
 }
 

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod as ApiPod, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::DynamicObject;
 use kube::{Api, Client, Config};
@@ -49,6 +50,10 @@ use crate::pod::Pod;
 
 /// Longest wait for a connection to the API server, TLS included.
 const CONNECT: Duration = Duration::from_secs(3);
+
+/// By whom each field is, as the API server notes it in `managedFields`; at most 128 characters. Those who apply the same
+/// object, such as Helm and Argo CD, read it in a conflict.
+const FIELD_MANAGER: &str = "coffer-injector";
 
 /// The annotation of a service account that names its role, as EKS has it.
 const ROLE: &str = "eks.amazonaws.com/role-arn";
@@ -242,6 +247,16 @@ impl fmt::Debug for Kubernetes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kubernetes").finish_non_exhaustive()
     }
+}
+
+/// How anything is created or replaced.
+pub(crate) fn writing() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
+}
+
+/// How anything is patched.
+pub(crate) fn patching() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 /// What the kubelet mounts into every pod that wants to ask the API.

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use kube::Api;
-use kube::api::PostParams;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -18,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::class::GROUP;
 use super::requests::Requests;
-use super::{Kubernetes, KubernetesError, ObjectName, Verb, pod_reference};
+use super::{Kubernetes, KubernetesError, ObjectName, Verb, pod_reference, writing};
 use crate::pod::Pod;
 
 const KIND: &str = "SecretProviderClassPodStatus";
@@ -278,7 +277,7 @@ async fn write(
         let is_new = found.is_none();
         let wanted = found.unwrap_or_else(|| DynamicObject::new(name, &resource).within(namespace));
         let wanted = with(wanted, node, pod, status);
-        let (api, post) = (api(), PostParams::default());
+        let (api, post) = (api(), writing());
         written = if is_new {
             requests.call(Verb::Create, &object, async { api.create(&post, &wanted).await }).await
         } else {

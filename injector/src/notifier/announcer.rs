@@ -6,13 +6,13 @@ use std::time::Duration;
 use coffer::push::{Change, NotKept};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::ObjectMeta;
 use kube::{Api, Client};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::metrics::Metrics;
-use crate::kubernetes::{KubernetesError, ObjectName, Verb};
+use crate::kubernetes::{KubernetesError, ObjectName, Verb, writing};
 use crate::rotations::Rotations;
 
 /// Between two writes: each of them goes to every node.
@@ -131,7 +131,7 @@ impl Announcer {
         }
         data.extend(rotations.data());
         state.written = Some(Instant::now());
-        let params = PostParams::default();
+        let params = writing();
         let written = if exists {
             self.asked(Verb::Update, self.api.replace(&self.object.name, &params, &object)).await?
         } else {

@@ -32,7 +32,7 @@ use self::body::Wiped;
 pub use self::error::SyncError;
 use self::plan::{Print, Wanted};
 use self::stored::Stored;
-use super::{Class, Events, Kubernetes, KubernetesError, NameParts, ObjectName, Verb};
+use super::{Class, Events, FIELD_MANAGER, Kubernetes, KubernetesError, NameParts, ObjectName, Verb};
 use crate::pod::Pod;
 
 /// The label of every Secret that was made of a SecretProviderClass; the Secrets Store CSI driver's own.
@@ -170,10 +170,12 @@ impl Inner {
         let NameParts { namespace, name, .. } = &**object;
         let collection = format!("/api/v1/namespaces/{namespace}/secrets");
         let (method, path, content) = match verb {
-            Verb::Create => (Method::POST, format!("{collection}?fieldManager=coffer"), "application/json"),
-            Verb::Patch => {
-                (Method::PATCH, format!("{collection}/{name}?fieldManager=coffer"), "application/merge-patch+json")
-            }
+            Verb::Create => (Method::POST, format!("{collection}?fieldManager={FIELD_MANAGER}"), "application/json"),
+            Verb::Patch => (
+                Method::PATCH,
+                format!("{collection}/{name}?fieldManager={FIELD_MANAGER}"),
+                "application/merge-patch+json",
+            ),
             _ => (Method::GET, format!("{collection}/{name}"), "application/json"),
         };
         // The answer to a write would be the whole Secret once more.

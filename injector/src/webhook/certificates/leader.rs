@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{ObjectMeta, Patch};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -15,7 +15,7 @@ use super::certificate::now;
 use super::configuration::{Hooks, Whose};
 use super::plan::{Clocks, Due, Settled, Step, Wanted};
 use super::state::{Reading, State};
-use crate::kubernetes::{KubernetesError, ObjectName, Verb};
+use crate::kubernetes::{KubernetesError, ObjectName, Verb, patching, writing};
 
 /// Why the leader cannot do what it is to.
 pub(super) type Trouble = watch::Receiver<Option<String>>;
@@ -138,7 +138,7 @@ impl Leader {
     }
 
     async fn write(&self, found: Option<Secret>, state: &State) -> Result<bool, String> {
-        let params = PostParams::default();
+        let params = writing();
         let (verb, written) = if let Some(mut secret) = found {
             // With the version that was read: should another be quicker, this is refused.
             state.write(secret.data.get_or_insert_default());
@@ -168,7 +168,7 @@ impl Leader {
     }
 
     async fn patch(&self, patch: &serde_json::Value) -> Result<bool, String> {
-        let params = PatchParams::default();
+        let params = patching();
         let patch = Patch::Strategic(patch);
         let patched = self.configurations.patch(&self.configuration.name, &params, &patch);
         match self.asked(Verb::Patch, &self.configuration, patched).await {
