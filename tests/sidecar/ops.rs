@@ -214,7 +214,10 @@ async fn another_address_serves_the_metrics_and_nothing_else() -> Result<()> {
     let (_, here) = sidecar.get("/metrics").await?;
     let (there, here) = (read_metrics(&there)?, read_metrics(&here)?);
     ensure!(status == 200 && there.keys().eq(here.keys()), "{:?} and {:?}", there.keys(), here.keys());
-    ensure!(there["coffer_publishes"] == here["coffer_publishes"], "counted apart: {there:?} and {here:?}");
+    ensure!(
+        there["coffer_volume_last_publish_timestamp_seconds"] == here["coffer_volume_last_publish_timestamp_seconds"],
+        "counted apart: {there:?} and {here:?}"
+    );
     for path in ["/status", "/readyz", "/healthz", "/rotationz", "/"] {
         let (status, body) = http_get(&format!("http://{address}{path}")).await?;
         ensure!(status == 404 && body.is_empty(), "{path}: {status}: {body}");
