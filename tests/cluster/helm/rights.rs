@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
-use bed::{ControlPlane, ControlPlaneOptions};
+use bed::{ControlPlane, ControlPlaneOptions, eventually};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::authorization::v1::{
     NonResourceAttributes, ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::objects::{Resource, full_name};
 use super::{SYSTEM, apply};
+use crate::fixture::SOON;
 
 /// A namespace with which the release has nothing to do.
 const ELSEWHERE: &str = "shop";
@@ -62,7 +63,8 @@ struct Account {
     synced: &'static [&'static str],
 }
 
-const ACCOUNTS: [Account; 4] = [
+/// With the values by which nothing is given that one can be without.
+const NARROW: [Account; 4] = [
     Account {
         name: "coffer-injector",
         everywhere: &[
@@ -106,6 +108,53 @@ const ACCOUNTS: [Account; 4] = [
             "update configmaps coffer-rotations",
             "get leases.coordination.k8s.io coffer-notifier",
             "update leases.coordination.k8s.io coffer-notifier",
+        ],
+        synced: &[],
+    },
+];
+
+/// With every value that gives more, and with cert-manager's certificate, which gives the webhook less.
+const WIDE: [Account; 4] = [
+    Account {
+        name: "coffer-injector",
+        everywhere: &[
+            "get serviceaccounts",
+            "list mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
+            "watch mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
+        ],
+        at_home: &[],
+        synced: &[],
+    },
+    Account {
+        name: "coffer-csi",
+        everywhere: &[
+            "get serviceaccounts",
+            "get nodes",
+            "get configmaps",
+            "get secretproviderclasses.secrets-store.csi.x-k8s.io",
+            "get secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
+            "create secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
+            "update secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
+            "create events",
+            "get secrets",
+            "create secrets",
+            "patch secrets",
+            "get pods",
+        ],
+        at_home: &["list configmaps coffer-rotations", "watch configmaps coffer-rotations"],
+        synced: &[],
+    },
+    Account { name: "coffer-provider", everywhere: &["get serviceaccounts", "get nodes"], at_home: &[], synced: &[] },
+    Account {
+        name: "coffer-notifier",
+        everywhere: &[],
+        at_home: &[
+            "get configmaps coffer-rotations",
+            "update configmaps coffer-rotations",
+            "create configmaps",
+            "get leases.coordination.k8s.io coffer-notifier",
+            "update leases.coordination.k8s.io coffer-notifier",
+            "create leases.coordination.k8s.io",
         ],
         synced: &[],
     },
@@ -244,44 +293,43 @@ async fn allowed(reviews: &Api<SubjectAccessReview>, account: &str, questions: V
     Ok(answers.into_iter().filter_map(|(right, yes)| yes.then_some(right)).collect())
 }
 
-#[tokio::test]
-async fn each_service_account_may_do_what_is_listed_here_and_nothing_more() -> Result<()> {
-    let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
-    for namespace in [SYSTEM, ELSEWHERE, SYNCED] {
-        plane.api().create("/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).await?;
-    }
-    // Takeover and provider exclude each other. What differs is the driver's name, its rights are those of the other.
-    let values = json!({
-        "provider": {"enabled": true},
-        "notifier": {"enabled": true, "queue": "https://sqs.eu-west-1.amazonaws.com/123456789012/coffer-push"},
-        "csi": {"syncSecrets": {"enabled": true, "namespaces": [SYNCED]}},
-        "crds": {"install": true},
-    });
-    apply(&plane, "install", &values, &[]).await?;
+/// A cluster with the chart, and what is asked about it.
+struct Asked<'a> {
+    plane: &'a ControlPlane,
+    reviews: Api<SubjectAccessReview>,
+    resources: Vec<Resource>,
+    /// What everybody may do, by namespace.
+    everybody: BTreeMap<&'static str, Rights>,
+}
 
-    let kubeconfig = Kubeconfig::read_from(plane.kubeconfig())?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    let reviews: Api<SubjectAccessReview> = Api::all(Client::try_from(config)?);
-    let resources = Resource::all(plane.api()).await?;
-    ensure!(resources.len() > 100, "only {} resources are known", resources.len());
-
-    let mut everybody = BTreeMap::new();
-    for namespace in [SYSTEM, ELSEWHERE] {
-        let questions = Question::all(&resources, namespace);
-        everybody.insert(namespace, allowed(&reviews, BARE, questions).await?);
+impl<'a> Asked<'a> {
+    async fn of(plane: &'a ControlPlane) -> Result<Self> {
+        let kubeconfig = Kubeconfig::read_from(plane.kubeconfig())?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let reviews: Api<SubjectAccessReview> = Api::all(Client::try_from(config)?);
+        let resources = Resource::all(plane.api()).await?;
+        ensure!(resources.len() > 100, "only {} resources are known", resources.len());
+        let mut everybody = BTreeMap::new();
+        for namespace in [SYSTEM, ELSEWHERE] {
+            let questions = Question::all(&resources, namespace);
+            everybody.insert(namespace, allowed(&reviews, BARE, questions).await?);
+        }
+        Ok(Self { plane, reviews, resources, everybody })
     }
-    for account in &ACCOUNTS {
+
+    /// Checks that an account may do what is said of it, and nothing more.
+    async fn may(&self, account: &Account) -> Result<()> {
         let name = account.name;
         for namespace in [SYSTEM, ELSEWHERE, SYNCED] {
-            let bare = listed(&plane, BARE, namespace).await?;
-            let found: Rights = listed(&plane, name, namespace).await?.difference(&bare).cloned().collect();
+            let bare = listed(self.plane, BARE, namespace).await?;
+            let found: Rights = listed(self.plane, name, namespace).await?.difference(&bare).cloned().collect();
             let wanted = account.rights(namespace);
             ensure!(found == wanted, "{name} in {namespace} may do {found:#?}\nand is to do {wanted:#?}");
         }
         // The same by asking for each single thing, of which the rules might say more than they list.
         for namespace in [SYSTEM, ELSEWHERE] {
-            let found = allowed(&reviews, name, Question::all(&resources, namespace)).await?;
-            let found: Rights = found.difference(&everybody[namespace]).cloned().collect();
+            let found = allowed(&self.reviews, name, Question::all(&self.resources, namespace)).await?;
+            let found: Rights = found.difference(&self.everybody[namespace]).cloned().collect();
             let wanted = account.rights(namespace);
             let unnamed: Rights = wanted.into_iter().filter(|right| right.split(' ').count() == 2).collect();
             ensure!(found == unnamed, "{name} in {namespace} may do {found:#?}\nand is to do {unnamed:#?}");
@@ -292,9 +340,81 @@ async fn each_service_account_may_do_what_is_listed_here_and_nothing_more() -> R
             let words: Vec<_> = right.split(' ').collect();
             let (resource, group) = words[1].split_once('.').unwrap_or((words[1], ""));
             let ask = |name: &str| Question::resource(words[0], group, resource, Some(SYSTEM), Some(name));
-            ensure!(ask(words[2]).allowed(&reviews, name).await?, "{name} may not {right}");
-            ensure!(!ask("another").allowed(&reviews, name).await?, "{name} may {right}, and any other");
+            ensure!(ask(words[2]).allowed(&self.reviews, name).await?, "{name} may not {right}");
+            ensure!(!ask("another").allowed(&self.reviews, name).await?, "{name} may {right}, and any other");
         }
+        Ok(())
+    }
+}
+
+/// Has the API server know cert-manager's certificates, with any content. Nobody issues any.
+async fn know_certificates(plane: &ControlPlane) -> Result<()> {
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "certificates.cert-manager.io"},
+        "spec": {
+            "group": "cert-manager.io",
+            "scope": "Namespaced",
+            "names": {"kind": "Certificate", "plural": "certificates", "singular": "certificate"},
+            "versions": [{
+                "name": "v1",
+                "served": true,
+                "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    });
+    plane.api().create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await?;
+    eventually(SOON, async || plane.api().get("/apis/cert-manager.io/v1/certificates").await).await.map(drop)
+}
+
+#[tokio::test]
+async fn each_service_account_may_do_what_is_listed_here_and_nothing_more() -> Result<()> {
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
+    for namespace in [SYSTEM, ELSEWHERE, SYNCED] {
+        plane.api().create("/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).await?;
+    }
+    know_certificates(&plane).await?;
+    // Takeover and provider exclude each other. What differs is the driver's name, its rights are those of the other.
+    let mut values = json!({
+        "provider": {"enabled": true},
+        "notifier": {"enabled": true, "queue": "https://sqs.eu-west-1.amazonaws.com/123456789012/coffer-push"},
+        "csi": {"syncSecrets": {"enabled": true, "namespaces": [SYNCED]}},
+        "crds": {"install": true},
+    });
+    apply(&plane, "install", &values, &[]).await?;
+    let asked = Asked::of(&plane).await?;
+    for account in &NARROW {
+        asked.may(account).await?;
+    }
+
+    // The webhook makes a Lease where nobody brings one, and needs none with cert-manager's certificate.
+    values["rbac"] = json!({"createLeases": true});
+    apply(&plane, "upgrade", &values, &[]).await?;
+    // As RBAC reaches the authorizer: a moment after it is written.
+    let creates = |name: &'static str| {
+        let asked = &asked;
+        async move || {
+            let found = listed(asked.plane, name, SYSTEM).await?;
+            let leases: Vec<_> = found.iter().filter(|right| right.starts_with("create leases")).collect();
+            ensure!(leases == ["create leases.coordination.k8s.io"], "{name} may {leases:?}");
+            ensure!(!found.contains("create configmaps") && !found.contains("create secrets"), "{name} may {found:?}");
+            anyhow::Ok(())
+        }
+    };
+    for name in ["coffer-injector", "coffer-notifier"] {
+        eventually(SOON, creates(name)).await?;
+    }
+
+    values["notifier"]["createObjects"] = json!(true);
+    values["webhook"] =
+        json!({"certManager": {"enabled": true, "issuerRef": {"name": "ours", "kind": "ClusterIssuer"}}});
+    values["csi"]["syncSecrets"]["allNamespaces"] = json!(true);
+    apply(&plane, "upgrade", &values, &[]).await?;
+    for account in &WIDE {
+        // What is taken away is gone a moment later too.
+        eventually(SOON, async || asked.may(account).await).await?;
     }
     Ok(())
 }
