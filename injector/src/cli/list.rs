@@ -3,9 +3,8 @@
 use clap::ValueEnum;
 use coffer_injector::webhook::annotations::{ANNOTATIONS, Annotation, PREFIX};
 use coffer_injector::{csi, notifier, provider, webhook};
+use coffer_runtime::command::Output;
 use coffer_runtime::process::Exit;
-use coffer_runtime::telemetry::{metrics_as_json, metrics_in_words};
-
 use serde_json::{Value, json};
 
 use super::answer;
@@ -28,27 +27,17 @@ enum What {
     Metrics,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
-}
-
 impl List {
     pub(super) fn run(self) -> Exit {
-        let metrics = || {
-            [
+        answer(&match (self.what, self.output) {
+            (What::Annotations, Output::Text) => annotations_in_words(),
+            (What::Annotations, Output::Json) => format!("{:#}", annotations_as_json()),
+            (What::Metrics, output) => output.metrics(&[
                 ("csi", csi::families()),
                 ("notifier", notifier::families()),
                 ("provider", provider::families()),
                 ("webhook", webhook::metrics::families()),
-            ]
-        };
-        answer(&match (self.what, self.output) {
-            (What::Annotations, Output::Text) => annotations_in_words(),
-            (What::Annotations, Output::Json) => format!("{:#}", annotations_as_json()),
-            (What::Metrics, Output::Text) => metrics_in_words(&metrics()),
-            (What::Metrics, Output::Json) => format!("{:#}", metrics_as_json(&metrics())),
+            ]),
         });
         Exit::Done
     }

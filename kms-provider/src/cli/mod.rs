@@ -4,14 +4,14 @@ mod decrypt;
 mod doctor;
 mod flags;
 mod http;
-mod list;
 mod reader;
 mod serve;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use coffer_runtime::command::Failed;
+use coffer_kms::metrics::families;
+use coffer_runtime::command::{Failed, List};
 
 /// Kubernetes' KMS plugin on AWS KMS: encrypts what an API server stores in etcd.
 ///
@@ -49,7 +49,7 @@ enum Command {
     Serve(Box<serve::Serve>),
     Doctor(Box<doctor::Doctor>),
     Decrypt(Box<decrypt::Decrypt>),
-    List(list::List),
+    List(List),
 }
 
 impl Arguments {
@@ -59,7 +59,7 @@ impl Arguments {
             Some(Command::Serve(serve)) => serve.run().into(),
             Some(Command::Doctor(doctor)) => doctor.run().into(),
             Some(Command::Decrypt(decrypt)) => decrypt.run().into(),
-            Some(Command::List(list)) => list.run().into(),
+            Some(Command::List(list)) => list.run(&[("serve", families())]).into(),
         }
     }
 }

@@ -3,7 +3,6 @@
 mod check;
 mod exec;
 mod install;
-mod list;
 mod progress;
 mod run;
 mod service;
@@ -13,8 +12,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use coffer::metrics::families;
 use coffer::reload::ConfigFile;
-use coffer_runtime::command::{Failed, answer, complain};
+use coffer_runtime::command::{Failed, List, answer, complain};
 
 /// Secrets from AWS Secrets Manager and Parameter Store, as files on tmpfs that stay fresh.
 #[derive(Debug, Parser)]
@@ -44,7 +44,7 @@ enum Command {
     Check(check::Check),
     Status(status::Show),
     Install(install::Install),
-    List(list::List),
+    List(List),
 }
 
 impl Arguments {
@@ -56,7 +56,7 @@ impl Arguments {
             Command::Check(check) => check.run().into(),
             Command::Status(status) => status.run().into(),
             Command::Install(install) => install.run().into(),
-            Command::List(list) => list.run().into(),
+            Command::List(list) => list.run(&[("run", families()), ("exec", families())]).into(),
         }
     }
 }

@@ -56,120 +56,118 @@ const AT_A_TIME: usize = 8;
 type Rights = BTreeSet<String>;
 
 /// What an account may do in every namespace, in that of the release, and in [`SYNCED`].
+#[derive(Clone)]
 struct Account {
     name: &'static str,
-    everywhere: &'static [&'static str],
-    at_home: &'static [&'static str],
-    synced: &'static [&'static str],
+    everywhere: Rights,
+    at_home: Rights,
+    synced: Rights,
 }
 
-/// With the values by which nothing is given that one can be without.
-const NARROW: [Account; 4] = [
-    Account {
-        name: "coffer-injector",
-        everywhere: &[
-            "get serviceaccounts",
-            "get mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
-            "list mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
-            "watch mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
-            "patch mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
-        ],
-        at_home: &[
-            "get secrets coffer-injector-tls",
-            "list secrets coffer-injector-tls",
-            "watch secrets coffer-injector-tls",
-            "update secrets coffer-injector-tls",
-            "get leases.coordination.k8s.io coffer-injector",
-            "update leases.coordination.k8s.io coffer-injector",
-        ],
-        synced: &[],
-    },
-    Account {
-        name: "coffer-csi",
-        everywhere: &[
-            "get serviceaccounts",
-            "get nodes",
-            "get configmaps",
-            "get secretproviderclasses.secrets-store.csi.x-k8s.io",
-            "get secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
-            "create secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
-            "update secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
-            "create events",
-        ],
-        at_home: &["list configmaps coffer-rotations", "watch configmaps coffer-rotations"],
-        synced: &["get secrets", "create secrets", "patch secrets", "get pods"],
-    },
-    Account { name: "coffer-provider", everywhere: &["get serviceaccounts", "get nodes"], at_home: &[], synced: &[] },
-    Account {
-        name: "coffer-notifier",
-        everywhere: &[],
-        at_home: &[
-            "get configmaps coffer-rotations",
-            "update configmaps coffer-rotations",
-            "get leases.coordination.k8s.io coffer-notifier",
-            "update leases.coordination.k8s.io coffer-notifier",
-        ],
-        synced: &[],
-    },
-];
-
-/// With every value that gives more, and with cert-manager's certificate, which gives the webhook less.
-const WIDE: [Account; 4] = [
-    Account {
-        name: "coffer-injector",
-        everywhere: &[
-            "get serviceaccounts",
-            "list mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
-            "watch mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
-        ],
-        at_home: &[],
-        synced: &[],
-    },
-    Account {
-        name: "coffer-csi",
-        everywhere: &[
-            "get serviceaccounts",
-            "get nodes",
-            "get configmaps",
-            "get secretproviderclasses.secrets-store.csi.x-k8s.io",
-            "get secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
-            "create secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
-            "update secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
-            "create events",
-            "get secrets",
-            "create secrets",
-            "patch secrets",
-            "get pods",
-        ],
-        at_home: &["list configmaps coffer-rotations", "watch configmaps coffer-rotations"],
-        synced: &[],
-    },
-    Account { name: "coffer-provider", everywhere: &["get serviceaccounts", "get nodes"], at_home: &[], synced: &[] },
-    Account {
-        name: "coffer-notifier",
-        everywhere: &[],
-        at_home: &[
-            "get configmaps coffer-rotations",
-            "update configmaps coffer-rotations",
-            "create configmaps",
-            "get leases.coordination.k8s.io coffer-notifier",
-            "update leases.coordination.k8s.io coffer-notifier",
-            "create leases.coordination.k8s.io",
-        ],
-        synced: &[],
-    },
-];
+/// The accounts of the chart.
+struct Accounts {
+    injector: Account,
+    csi: Account,
+    provider: Account,
+    notifier: Account,
+}
 
 impl Account {
+    fn new(name: &'static str, everywhere: &[&str], at_home: &[&str], synced: &[&str]) -> Self {
+        Self { name, everywhere: rights(everywhere), at_home: rights(at_home), synced: rights(synced) }
+    }
+
     /// What it may do in a namespace.
     fn rights(&self, namespace: &str) -> Rights {
+        let nothing = Rights::new();
         let more = match namespace {
-            SYSTEM => self.at_home,
-            SYNCED => self.synced,
-            _ => &[],
+            SYSTEM => &self.at_home,
+            SYNCED => &self.synced,
+            _ => &nothing,
         };
-        self.everywhere.iter().chain(more).map(|&right| right.to_owned()).collect()
+        self.everywhere.union(more).cloned().collect()
     }
+}
+
+impl Accounts {
+    /// With the values by which nothing is given that one can be without.
+    fn narrow() -> Self {
+        Self {
+            injector: Account::new(
+                "coffer-injector",
+                &[
+                    "get serviceaccounts",
+                    "get mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
+                    "list mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
+                    "watch mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
+                    "patch mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
+                ],
+                &[
+                    "get secrets coffer-injector-tls",
+                    "list secrets coffer-injector-tls",
+                    "watch secrets coffer-injector-tls",
+                    "update secrets coffer-injector-tls",
+                    "get leases.coordination.k8s.io coffer-injector",
+                    "update leases.coordination.k8s.io coffer-injector",
+                ],
+                &[],
+            ),
+            csi: Account::new(
+                "coffer-csi",
+                &[
+                    "get serviceaccounts",
+                    "get nodes",
+                    "get configmaps",
+                    "get secretproviderclasses.secrets-store.csi.x-k8s.io",
+                    "get secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
+                    "create secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
+                    "update secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
+                    "create events",
+                ],
+                &["list configmaps coffer-rotations", "watch configmaps coffer-rotations"],
+                &["get secrets", "create secrets", "patch secrets", "get pods"],
+            ),
+            provider: Account::new("coffer-provider", &["get serviceaccounts", "get nodes"], &[], &[]),
+            notifier: Account::new(
+                "coffer-notifier",
+                &[],
+                &[
+                    "get configmaps coffer-rotations",
+                    "update configmaps coffer-rotations",
+                    "get leases.coordination.k8s.io coffer-notifier",
+                    "update leases.coordination.k8s.io coffer-notifier",
+                ],
+                &[],
+            ),
+        }
+    }
+
+    /// Where nobody brings the Leases: who needs one makes it.
+    fn make_leases(&mut self) {
+        for account in [&mut self.injector, &mut self.notifier] {
+            account.at_home.insert("create leases.coordination.k8s.io".to_owned());
+        }
+    }
+
+    /// With every value that gives more, and with cert-manager's certificate, which gives the webhook less.
+    fn widen(&mut self) {
+        self.injector.everywhere = rights(&[
+            "get serviceaccounts",
+            "list mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
+            "watch mutatingwebhookconfigurations.admissionregistration.k8s.io coffer-injector",
+        ]);
+        self.injector.at_home.clear();
+        self.csi.everywhere.append(&mut self.csi.synced);
+        self.notifier.at_home.insert("create configmaps".to_owned());
+    }
+
+    fn all(&self) -> [&Account; 4] {
+        [&self.injector, &self.csi, &self.provider, &self.notifier]
+    }
+}
+
+fn rights(written: &[&str]) -> Rights {
+    written.iter().map(|&right| right.to_owned()).collect()
 }
 
 /// Who is asked about.
@@ -317,16 +315,35 @@ impl<'a> Asked<'a> {
         Ok(Self { plane, reviews, resources, everybody })
     }
 
-    /// Checks that an account may do what is said of it, and nothing more.
-    async fn may(&self, account: &Account) -> Result<()> {
-        let name = account.name;
-        for namespace in [SYSTEM, ELSEWHERE, SYNCED] {
+    /// Waits until the authorizer lists of each account what is said of it and nothing more: a Role reaches it a
+    /// moment after it is written.
+    async fn lists(&self, accounts: &Accounts) -> Result<()> {
+        let one = async |account: &Account, namespace: &'static str| {
+            let name = account.name;
             let bare = listed(self.plane, BARE, namespace).await?;
             let found: Rights = listed(self.plane, name, namespace).await?.difference(&bare).cloned().collect();
             let wanted = account.rights(namespace);
             ensure!(found == wanted, "{name} in {namespace} may do {found:#?}\nand is to do {wanted:#?}");
+            Ok(())
+        };
+        for account in accounts.all() {
+            for namespace in [SYSTEM, ELSEWHERE, SYNCED] {
+                eventually(SOON, async || one(account, namespace).await).await?;
+            }
         }
-        // The same by asking for each single thing, of which the rules might say more than they list.
+        Ok(())
+    }
+
+    /// The same by asking for each single thing, of which the rules might say more than they list.
+    async fn allows(&self, accounts: &Accounts) -> Result<()> {
+        for account in accounts.all() {
+            self.allows_one(account).await?;
+        }
+        Ok(())
+    }
+
+    async fn allows_one(&self, account: &Account) -> Result<()> {
+        let name = account.name;
         for namespace in [SYSTEM, ELSEWHERE] {
             let found = allowed(&self.reviews, name, Question::all(&self.resources, namespace)).await?;
             let found: Rights = found.difference(&self.everybody[namespace]).cloned().collect();
@@ -385,36 +402,22 @@ async fn each_service_account_may_do_what_is_listed_here_and_nothing_more() -> R
     });
     apply(&plane, "install", &values, &[]).await?;
     let asked = Asked::of(&plane).await?;
-    for account in &NARROW {
-        asked.may(account).await?;
-    }
+    let mut accounts = Accounts::narrow();
+    asked.lists(&accounts).await?;
+    asked.allows(&accounts).await?;
 
-    // The webhook makes a Lease where nobody brings one, and needs none with cert-manager's certificate.
     values["rbac"] = json!({"createLeases": true});
     apply(&plane, "upgrade", &values, &[]).await?;
-    // As RBAC reaches the authorizer: a moment after it is written.
-    let creates = |name: &'static str| {
-        let asked = &asked;
-        async move || {
-            let found = listed(asked.plane, name, SYSTEM).await?;
-            let leases: Vec<_> = found.iter().filter(|right| right.starts_with("create leases")).collect();
-            ensure!(leases == ["create leases.coordination.k8s.io"], "{name} may {leases:?}");
-            ensure!(!found.contains("create configmaps") && !found.contains("create secrets"), "{name} may {found:?}");
-            anyhow::Ok(())
-        }
-    };
-    for name in ["coffer-injector", "coffer-notifier"] {
-        eventually(SOON, creates(name)).await?;
-    }
+    accounts.make_leases();
+    asked.lists(&accounts).await?;
 
+    // The webhook needs no Lease with cert-manager's certificate.
     values["notifier"]["createObjects"] = json!(true);
     values["webhook"] =
         json!({"certManager": {"enabled": true, "issuerRef": {"name": "ours", "kind": "ClusterIssuer"}}});
     values["csi"]["syncSecrets"]["allNamespaces"] = json!(true);
     apply(&plane, "upgrade", &values, &[]).await?;
-    for account in &WIDE {
-        // What is taken away is gone a moment later too.
-        eventually(SOON, async || asked.may(account).await).await?;
-    }
-    Ok(())
+    accounts.widen();
+    asked.lists(&accounts).await?;
+    asked.allows(&accounts).await
 }

@@ -1,7 +1,10 @@
 //! How a command speaks and how it fails, the same for every program.
 
+mod list;
+
 use std::io::Write;
 
+pub use self::list::{List, Output};
 use crate::process::Exit;
 
 /// A command that failed: the exit code, and what to say.
