@@ -5,7 +5,7 @@ use bed::eventually;
 use coffer_injector::kubernetes::Events;
 use serde_json::{Value, json};
 
-use crate::fixture::{Namespace, SOON};
+use crate::fixture::{Namespace, SOON, managers};
 
 /// The events of the namespace, once there are so many.
 async fn events(test: &Namespace, count: usize) -> Result<Vec<Value>> {
@@ -32,6 +32,7 @@ async fn an_event_says_on_the_pod_who_says_what() -> Result<()> {
     ensure!(warning["involvedObject"]["uid"] == pod.uid && warning["involvedObject"]["name"] == "app", "{warning}");
     ensure!(warning["message"].as_str().is_some_and(|message| message.len() == 1024), "{warning}");
     ensure!(events[1]["type"] == "Normal" && events[1]["message"] == "db.json", "{:?}", events[1]);
+    ensure!(managers(warning) == ["coffer-injector"], "{warning}");
     let shown = test.plane.kubectl(["describe", "pod", "app", "--namespace", &test.name]).await?;
     ensure!(shown.contains("FailedRefresh") && shown.contains("csi.coffer.dev"), "{shown}");
     Ok(())

@@ -51,6 +51,15 @@ pub(crate) fn kubeconfig(plane: &ControlPlane) -> PathBuf {
     plane.folder().join("admin.kubeconfig")
 }
 
+/// By whom an object's fields are, as the API server notes it: who applies the same object reads it in a conflict.
+pub(crate) fn managers(object: &Value) -> Vec<String> {
+    let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let mut names: Vec<_> = entries.filter_map(|entry| entry["manager"].as_str().map(str::to_owned)).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// A namespace of a test's own.
 pub(crate) struct Namespace {
     pub(crate) plane: &'static ControlPlane,

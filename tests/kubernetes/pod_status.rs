@@ -7,7 +7,7 @@ use bed::eventually;
 use coffer_injector::kubernetes::PodStatus;
 use serde_json::{Value, json};
 
-use crate::fixture::{Namespace, SOON};
+use crate::fixture::{Namespace, SOON, managers};
 
 const STATUSES: &str = "secrets-store.csi.x-k8s.io/v1/secretproviderclasspodstatuses";
 
@@ -48,6 +48,7 @@ async fn a_status_is_as_the_secrets_store_driver_keeps_it() -> Result<()> {
     ensure!(made["metadata"]["labels"] == labels, "{made}");
     let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "app", "uid": pod.uid}]);
     ensure!(made["metadata"]["ownerReferences"] == owner, "{made}");
+    ensure!(managers(&made) == ["coffer-injector"], "{made}");
 
     let requests = test.traffic.count("", "") + test.traffic.count("GET", "") + test.traffic.writes();
     statuses.mounted(&pod, "aws", "/target/a", &objects(&[("app", "3"), ("db", "v1")]));

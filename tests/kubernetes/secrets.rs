@@ -11,7 +11,7 @@ use coffer_runtime::Secret;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
-use crate::fixture::{Namespace, SOON, VALUE};
+use crate::fixture::{Namespace, SOON, VALUE, managers};
 
 /// A class of the namespace that makes one Secret: its keys and their files.
 fn class(test: &Namespace, name: &str, kind: &str, data: &[(&str, &str)]) -> Class {
@@ -59,6 +59,7 @@ async fn a_secret_is_made_updated_and_left_alone() -> Result<()> {
     ensure!(made["metadata"]["annotations"] == json!({"reloader": "on"}));
     let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "app-1", "uid": "rs-1"}]);
     ensure!(made["metadata"]["ownerReferences"] == owner, "{}", made["metadata"]);
+    ensure!(managers(&made) == ["coffer-injector"], "{}", made["metadata"]);
 
     // The same again, by this process or another: no write, and here not even a look.
     let (reads, writes) = (test.traffic.count("GET", "/secrets/"), test.traffic.writes());
@@ -78,6 +79,8 @@ async fn a_secret_is_made_updated_and_left_alone() -> Result<()> {
     let changed = test.get("secrets", "db").await?;
     ensure!(changed["data"] == json!({"password": BASE64_STANDARD.encode("new")}), "{}", changed["metadata"]);
     ensure!(changed["metadata"]["annotations"] == json!({"reloader": "on", "theirs": "stays"}));
+    let ours = managers(&changed).into_iter().filter(|manager| manager.starts_with("coffer")).collect::<Vec<_>>();
+    ensure!(!ours.is_empty() && ours.iter().all(|manager| manager == "coffer-injector"), "{}", changed["metadata"]);
     Ok(())
 }
 
