@@ -17,6 +17,7 @@ PYTHON = "Boto3/1.42.34 md/Botocore#1.42.34 ua/2.1 os/linux"
 DRIVER = "shop.api@coffer"
 SIDECAR = "shop.api-7d9c5b6f4-x2x7k"
 POD_IDENTITY = "eks-prod-api-7d9c5b6f-0b5c9a3e-1f1e-4f6e-9c55-6f0d7f0c2b1a"
+NAMESAKE = "eks-prod-api-5f7d8c9b-3c1d2e4f-5a6b-4c7d-8e9f-0a1b2c3d4e5f"
 TASK = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 INSTANCE = "i-0123456789abcdef0"
 
@@ -66,7 +67,16 @@ def records():
         ),
         event(secret, "GetSecretValue", "10:00", session(TASK), COFFER, {"secretId": "prod/db"}),
         # By a role of another account, with the ARN as it has to be there.
-        event(secret, "GetSecretValue", "10:30", session(SIDECAR, account=OTHER), COFFER, {"secretId": SECRET}),
+        event(secret, "GetSecretValue", "10:30", stranger(SIDECAR), COFFER, {"secretId": SECRET}),
+        # One of another namespace's pods by Pod Identity, whose name begins as that of the workload does.
+        event(
+            secret,
+            "GetSecretValue",
+            "10:40",
+            session(NAMESAKE, role="other-api"),
+            COFFER,
+            {"secretId": f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:other/db-AbCdEf"},
+        ),
         # A person, and the instance's role.
         event(
             secret,
@@ -150,6 +160,22 @@ def records():
             PYTHON,
             {"secretId": "prod/db-admin"},
         ),
+        event(
+            parameter,
+            "DeleteParameters",
+            "13:33",
+            session("anna@example.com", role="AWSReservedSSO_Admin"),
+            PYTHON,
+            {"names": ["/prod/app/old", "/elsewhere"]},
+        ),
+        event(
+            parameter,
+            "DeleteParameters",
+            "13:34",
+            session("anna@example.com", role="AWSReservedSSO_Admin"),
+            PYTHON,
+            {"names": ["/prod/apple/old"]},
+        ),
         # The key: by Secrets Manager, by Parameter Store, by the plugin.
         event(
             "kms",
@@ -191,24 +217,29 @@ def records():
     ]
 
 
-def session(name, role="shop-api", account=ACCOUNT, key="ASIASOMEOTHERKEY0001", invoked_by=None):
+def session(name, role="shop-api", key="ASIASOMEOTHERKEY0001", invoked_by=None):
     """Who acts under a role."""
     issuer = {
         "type": "Role",
         "principalId": "AROAEXAMPLE",
-        "arn": f"arn:aws:iam::{account}:role/{role}",
-        "accountId": account,
+        "arn": f"arn:aws:iam::{ACCOUNT}:role/{role}",
+        "accountId": ACCOUNT,
         "userName": role,
     }
     identity = {
         "type": "AssumedRole",
         "principalId": f"AROAEXAMPLE:{name}",
-        "arn": f"arn:aws:sts::{account}:assumed-role/{role}/{name}",
-        "accountId": account,
+        "arn": f"arn:aws:sts::{ACCOUNT}:assumed-role/{role}/{name}",
+        "accountId": ACCOUNT,
         "accessKeyId": key,
         "sessionContext": {"sessionIssuer": issuer, "attributes": {"mfaAuthenticated": "false"}},
     }
     return identity | ({"invokedBy": invoked_by} if invoked_by else {})
+
+
+def stranger(name):
+    """Who acts under a role of another account, as the owner of what is read sees it."""
+    return {"type": "AWSAccount", "principalId": f"AROAEXAMPLE:{name}", "accountId": OTHER}
 
 
 def web_identity(namespace, account):

@@ -7,9 +7,10 @@ WITH calls AS (
     eventtime,
     eventname,
     -- assumed-role/ROLE/SESSION: Coffer names the session, EKS and ECS name theirs.
-    split_part(useridentity.arn, '/', 3) AS session,
+    -- Of another account's there is no ARN, but ROLEID:SESSION.
+    coalesce(split_part(useridentity.arn, '/', 3), split_part(useridentity.principalid, ':', 2)) AS session,
     useridentity.sessioncontext.sessionissuer.username AS role,
-    useridentity.arn AS principal,
+    coalesce(useridentity.arn, useridentity.principalid) AS principal,
     useridentity.accountid AS account,
     useridentity.accesskeyid AS access_key,
     useragent,

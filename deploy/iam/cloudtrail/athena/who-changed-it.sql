@@ -5,7 +5,8 @@ SELECT
   coalesce(
     json_extract_scalar(requestparameters, '$.secretId'),
     json_extract_scalar(requestparameters, '$.name'),
-    json_extract_scalar(additionaleventdata, '$.SecretId')
+    json_extract_scalar(additionaleventdata, '$.SecretId'),
+    json_format(json_extract(requestparameters, '$.names'))
   ) AS reference,
   coalesce(useridentity.arn, useridentity.invokedby, eventtype) AS who,
   sourceipaddress AS address,
@@ -31,8 +32,13 @@ WHERE day BETWEEN '2026/11/01' AND '2026/11/30'
     )
     OR (
       eventsource = 'ssm.amazonaws.com'
-      AND eventname IN ('PutParameter', 'DeleteParameter', 'LabelParameterVersion', 'UnlabelParameterVersion')
-      AND json_extract_scalar(requestparameters, '$.name') LIKE '/prod/app/%'
+      AND eventname IN (
+        'PutParameter', 'DeleteParameter', 'DeleteParameters', 'LabelParameterVersion', 'UnlabelParameterVersion'
+      )
+      AND (
+        json_extract_scalar(requestparameters, '$.name') LIKE '/prod/app/%'
+        OR json_format(json_extract(requestparameters, '$.names')) LIKE '%"/prod/app/%'
+      )
     )
   )
 ORDER BY called_at DESC;

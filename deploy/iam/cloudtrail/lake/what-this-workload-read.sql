@@ -16,7 +16,7 @@ WHERE eventName IN ('GetSecretValue', 'GetParameter', 'GetParameters', 'GetParam
   AND (
     userIdentity.arn LIKE '%/shop.api@coffer'
     OR userIdentity.arn LIKE '%/shop.api-%'
-    OR userIdentity.arn LIKE '%/eks-prod-api-%'
+    OR userIdentity.arn LIKE '%:assumed-role/shop-api/eks-%'
   )
   AND eventTime > '2026-11-01 00:00:00'
 GROUP BY

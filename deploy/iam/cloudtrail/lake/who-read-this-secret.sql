@@ -1,6 +1,6 @@
 -- As ../athena/who-read-this-secret.sql, for an event data store of CloudTrail Lake: its id in place of $EDS_ID.
 SELECT
-  userIdentity.arn AS workload,
+  coalesce(userIdentity.arn, userIdentity.principalId) AS workload,
   userIdentity.sessionContext.sessionIssuer.userName AS role,
   userAgent LIKE 'coffer/%' AS through_coffer,
   count(*) AS times,
@@ -15,5 +15,8 @@ WHERE eventSource = 'secretsmanager.amazonaws.com'
     OR element_at(requestParameters, 'secretId') LIKE 'arn:aws:secretsmanager:%:secret:prod/db-______'
   )
   AND eventTime > '2026-11-01 00:00:00'
-GROUP BY userIdentity.arn, userIdentity.sessionContext.sessionIssuer.userName, userAgent LIKE 'coffer/%'
+GROUP BY
+  coalesce(userIdentity.arn, userIdentity.principalId),
+  userIdentity.sessionContext.sessionIssuer.userName,
+  userAgent LIKE 'coffer/%'
 ORDER BY last_time DESC
