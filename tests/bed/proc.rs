@@ -78,6 +78,21 @@ impl Proc {
         Ok(found.with_context(|| format!("no {name} in {text}"))?.trim().to_owned())
     }
 
+    /// What it started and what that started: those that run now. Empty once it has ended itself, for then they are
+    /// somebody else's.
+    pub fn descendants(&self) -> Vec<Self> {
+        let mut found = Vec::new();
+        let tasks = fs::read_dir(self.folder.join("task")).into_iter().flatten().flatten();
+        // A thread that has ended meanwhile has no children.
+        let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        for child in children.flat_map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()) {
+            let child = Self { folder: PathBuf::from("/proc").join(child) };
+            found.extend(child.descendants());
+            found.push(child);
+        }
+        found
+    }
+
     fn read(&self, file: &str) -> Result<Vec<u8>> {
         let path = self.folder.join(file);
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))

@@ -230,9 +230,18 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails when all are gone, which is as good.
+        // `coffer exec` has its program in a group of its own. Asked before it goes, and not of another's number.
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let started = match child.try_wait() {
+            Ok(None) => Proc::new(child.id()).descendants(),
+            _ => Vec::new(),
+        };
+        // Each fails when it is gone, which is as good.
         let _ = kill_process_group(self.pid, Signal::KILL);
-        let _ = self.child.get_mut().unwrap_or_else(PoisonError::into_inner).wait();
+        for pid in started.iter().filter_map(|process| Pid::from_raw(process.pid().try_into().ok()?)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = child.wait();
     }
 }
 
@@ -331,6 +340,22 @@ mod tests {
         let names: Vec<_> = environ.iter().filter_map(|entry| entry.split('=').next()).collect();
         // The shell itself adds PWD.
         assert!(names.iter().all(|name| ["GREETING", "PATH", "PWD"].contains(name)), "{names:?}");
+    }
+
+    #[tokio::test]
+    async fn what_it_started_in_another_group_ends_with_it() {
+        let process = shell("setsid sh -c 'sleep 1000 & echo $!; wait' & wait");
+        process.wait_for_stdout("\n", SOON).await.unwrap();
+        let started = Proc::new(process.stdout().trim().parse().unwrap());
+        assert_eq!(started.cmdline().unwrap(), ["sleep", "1000"]);
+        assert_eq!(process.proc().descendants().len(), 2);
+        drop(process);
+        // One that waits to be buried by its new parent has no command line.
+        let gone = async || {
+            ensure!(started.cmdline().map_or(true, |line| line.is_empty()));
+            Ok(())
+        };
+        crate::eventually(SOON, gone).await.unwrap();
     }
 
     #[tokio::test]

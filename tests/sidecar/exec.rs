@@ -581,7 +581,9 @@ async fn what_holds_the_same_secret_with_another_interval_comes_in_the_same_rest
     let seldom = fixture.volume_text("volume", [format!("{{name: db, from: '{SECRET}'}}")]) + "    refresh: 1h\n";
     fixture.write_config(&format!("{}volumes:\n{seldom}", env_text()))?;
     let script = SERVER.replace("$V", r#"$V $(cat "$F")"#);
-    let process = with_config(&fixture, &EAGER).env("F", fixture.volume().join("db")).script(&script).start()?;
+    // Time for the second fetch, on a machine that is busy.
+    let patient = ["--restart=on-rotation", "--min-interval=10s", "--jitter=0s"];
+    let process = with_config(&fixture, &patient).env("F", fixture.volume().join("db")).script(&script).start()?;
     writes(&process, "start old old\n").await?;
     fixture.aws.put_secret_value("prod/db", "new").await?;
     let expected = "start old old\nbye\nstart new new\n";

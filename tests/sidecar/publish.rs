@@ -199,7 +199,7 @@ async fn what_is_not_optional_and_absent_is_named() -> Result<()> {
             None => format!("{{name: b, from: '{missing}'}}"),
         };
         fixture.config("1h", ["{name: a, from: 'secretsmanager:prod/db'}".to_owned(), entry])?;
-        let process = fixture.run().args(["--once", "--startup-timeout=4s"]).start()?;
+        let process = fixture.run().args(["--once", "--startup-timeout=8s"]).start()?;
         crate::fixture::ends_with(&process, 1).await?;
         let said = process.stderr();
         let said = last_line(&said);
