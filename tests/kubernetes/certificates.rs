@@ -31,6 +31,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use crate::fixture::{Line, Namespace, SOON};
 
 const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+const LEASES: &str = "coordination.k8s.io/v1/leases";
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
 /// What a replica runs with: the role of `deploy/webhook/webhook.yaml`, and no more.
@@ -46,7 +47,7 @@ async fn rules(plane: &ControlPlane) -> Result<Value> {
     RULES.get_or_try_init(read).await.cloned()
 }
 
-/// A namespace with an empty Secret, and a configuration of its own.
+/// A namespace with the empty Secret and the Lease of the manifest, and a configuration of its own.
 struct Bed {
     test: Namespace,
     configuration: String,
@@ -67,6 +68,7 @@ impl Bed {
     async fn new() -> Result<Self> {
         let test = Namespace::new().await?;
         test.create("secrets", &json!({"metadata": {"name": "coffer-injector-tls"}})).await?;
+        test.create(LEASES, &json!({"metadata": {"name": "coffer-injector"}})).await?;
         let configuration = format!("coffer-injector-{}", unique_id());
         Ok(Self { test, configuration })
     }
@@ -465,6 +467,13 @@ async fn a_right_that_is_missing_is_named() -> Result<()> {
     let replica = Replica::start(bed.own("some", lives), bed.client("some", &some).await?).await?;
     replica.says(&["there is no certificate in Secret", &rule("", "secrets", "update")]).await?;
     replica.end.send_replace(true);
+
+    // The Lease is not there, and may not be made.
+    bed.test.delete(LEASES, "coffer-injector").await?;
+    let replica = bed.replica("unled", lives).await?;
+    replica.says(&["there is no certificate in Secret", &rule("coordination.k8s.io", "leases", "create")]).await?;
+    drop(replica);
+    bed.test.create(LEASES, &json!({"metadata": {"name": "coffer-injector"}})).await?;
 
     // The Secret is not there, and may not be made.
     bed.test.delete("secrets", "coffer-injector-tls").await?;
