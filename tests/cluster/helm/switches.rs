@@ -189,7 +189,8 @@ fn elaborate() -> Value {
         "kms": placed(json!({"key": KEY, "encryptionContext": {"cluster": "prod"}})),
         "networkPolicy": {
             "enabled": true, "webhook": {"from": ["10.0.0.0/8"]},
-            "metrics": {"namespaceSelector": {"matchLabels": {"a": "b"}}}, "aws": {"cidrs": ["10.1.0.0/16"]},
+            "metrics": {"namespaceSelector": {"matchLabels": {"a": "b"}}},
+            "apiServer": {"cidrs": ["172.20.0.1/32"]}, "aws": {"cidrs": ["10.1.0.0/16"]},
         },
     });
     all.as_object_mut().into_iter().for_each(|all| all.extend(more.as_object().cloned().unwrap_or_default()));
