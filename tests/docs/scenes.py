@@ -203,6 +203,8 @@ for reader in "deployment/api -c api -- cat /run/secrets/coffer/db-password" "vo
 done
 test "$(kubectl -n shop get pods -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}')" = "0 0"
 """,
+        # What comes after the cleaning up shows the ways once more, as to somebody who has a secret.
+        **AFTER["README.md"],
     },
 }
 
