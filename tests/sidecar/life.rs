@@ -166,13 +166,11 @@ async fn sigterm_ends_it_as_pid_1() -> Result<()> {
             .await?;
         }
         // The process itself is `unshare`; its child is PID 1 of the new namespace.
-        let unshare = sidecar.process.pid();
-        let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"))?;
-        let child: i32 = children.trim().parse().with_context(|| format!("children: {children:?}"))?;
-        let status = fs::read_to_string(format!("/proc/{child}/status"))?;
-        let numbers = status.lines().find(|line| line.starts_with("NSpid:")).context("no NSpid")?;
+        let started = sidecar.process.proc().descendants();
+        let [child] = &started[..] else { bail!("not one child: {started:?}") };
+        let numbers = child.status("NSpid")?;
         ensure!(numbers.ends_with("\t1"), "not PID 1: {numbers}");
-        let child = Pid::from_raw(child).context("a child without a number")?;
+        let child = Pid::from_raw(child.pid().try_into()?).context("a child without a number")?;
         ends_at_once(&sidecar.process, || Ok(kill_process(child, Signal::TERM)?), 0).await?;
         fixture.proxy.clear_faults();
     }

@@ -7,8 +7,6 @@ use coffer_runtime::command::Output;
 use coffer_runtime::process::Exit;
 use serde_json::{Value, json};
 
-use super::answer;
-
 /// List what there is to watch and what there is to write, without anything that runs
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
@@ -16,8 +14,7 @@ pub(super) struct List {
     #[arg(value_name = "WHAT")]
     what: What,
 
-    /// text; or json, for programs
-    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    #[command(flatten)]
     output: Output,
 }
 
@@ -29,17 +26,15 @@ enum What {
 
 impl List {
     pub(super) fn run(self) -> Exit {
-        answer(&match (self.what, self.output) {
-            (What::Annotations, Output::Text) => annotations_in_words(),
-            (What::Annotations, Output::Json) => format!("{:#}", annotations_as_json()),
-            (What::Metrics, output) => output.metrics(&[
+        match self.what {
+            What::Annotations => self.output.tell(annotations_in_words, annotations_as_json),
+            What::Metrics => self.output.metrics(&[
                 ("csi", csi::families()),
                 ("notifier", notifier::families()),
                 ("provider", provider::families()),
                 ("webhook", webhook::metrics::families()),
             ]),
-        });
-        Exit::Done
+        }
     }
 }
 

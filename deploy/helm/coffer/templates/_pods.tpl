@@ -22,6 +22,16 @@
 {{- end }}
 {{- end }}
 
+{{- /* What finds the region of a node, under the `rules` of a role. */ -}}
+{{- define "coffer.regionRule" }}
+{{- if not .Values.aws.region }}
+  # The region of the node: its label. Not needed where AWS_REGION or --region says it.
+  - apiGroups: [""]
+    resources: [nodes]
+    verbs: [get]
+{{- end }}
+{{- end }}
+
 {{- /* The image of a container, and when it is pulled: (list $ PROGRAM), under the container. */ -}}
 {{- define "coffer.containerImage" }}
           image: {{ include "coffer.image" . | toYaml }}

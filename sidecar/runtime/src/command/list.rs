@@ -1,6 +1,7 @@
 //! `list`: what a program knows, without anything that runs.
 
 use clap::ValueEnum;
+use serde_json::Value;
 
 use super::answer;
 use crate::process::Exit;
@@ -13,8 +14,7 @@ pub struct List {
     #[arg(value_name = "WHAT")]
     what: What,
 
-    /// text; or json, for programs
-    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    #[command(flatten)]
     output: Output,
 }
 
@@ -28,29 +28,38 @@ impl List {
     #[must_use]
     pub fn run(self, commands: &[(&str, Vec<Listed>)]) -> Exit {
         let What::Metrics = self.what;
-        answer(&self.output.metrics(commands));
-        Exit::Done
+        self.output.metrics(commands)
     }
 }
 
-/// Whom a list is for.
+/// For whom a list is.
+#[derive(Debug, clap::Args)]
+pub struct Output {
+    /// text; or json, for programs
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    output: Format,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// People.
-    #[value(help = None)]
+enum Format {
     Text,
-    /// Programs.
-    #[value(help = None)]
     Json,
 }
 
 impl Output {
-    /// The families of each command.
+    /// Answers with one of these: in words for people, as JSON for programs.
     #[must_use]
-    pub fn metrics(self, commands: &[(&str, Vec<Listed>)]) -> String {
-        match self {
-            Self::Text => metrics_in_words(commands),
-            Self::Json => format!("{:#}", metrics_as_json(commands)),
-        }
+    pub fn tell(&self, words: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Exit {
+        answer(&match self.output {
+            Format::Text => words(),
+            Format::Json => format!("{:#}", json()),
+        });
+        Exit::Done
+    }
+
+    /// Answers with the families of each command.
+    #[must_use]
+    pub fn metrics(&self, commands: &[(&str, Vec<Listed>)]) -> Exit {
+        self.tell(|| metrics_in_words(commands), || metrics_as_json(commands))
     }
 }

@@ -175,7 +175,7 @@ pub fn listed(prefix: &str, families: &[&Described]) -> Vec<Listed> {
 
 /// The metrics of commands, for people: a line for each, below its command.
 #[must_use]
-pub fn metrics_in_words(commands: &[(&str, Vec<Listed>)]) -> String {
+pub(crate) fn metrics_in_words(commands: &[(&str, Vec<Listed>)]) -> String {
     let mut text = String::new();
     for (command, families) in commands {
         let blank = if text.is_empty() { "" } else { "\n" };
@@ -190,7 +190,7 @@ pub fn metrics_in_words(commands: &[(&str, Vec<Listed>)]) -> String {
 
 /// The same for programs: an object with a list for each command.
 #[must_use]
-pub fn metrics_as_json(commands: &[(&str, Vec<Listed>)]) -> Value {
+pub(crate) fn metrics_as_json(commands: &[(&str, Vec<Listed>)]) -> Value {
     let family = |Listed { name, kind, labels, help }: &Listed| json!({ "name": name, "type": kind.as_str(), "labels": labels, "help": help });
     let command = |(command, families): &(&str, Vec<Listed>)| {
         ((*command).to_owned(), Value::Array(families.iter().map(family).collect()))

@@ -8,7 +8,8 @@ mod metrics;
 mod ops;
 mod output;
 
-pub use described::{Described, Kind, Listed, Readings, listed, metrics_as_json, metrics_in_words};
+pub use described::{Described, Kind, Listed, Readings, listed};
+pub(crate) use described::{metrics_as_json, metrics_in_words};
 pub use emf::{EmfNamespace, EmfOutput, EmfReport};
 pub use logs::{LogFormat, LogLevel, init_logs};
 pub use metrics::{Calls, unix};
